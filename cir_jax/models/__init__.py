@@ -1,0 +1,65 @@
+"""The restoration networks: one paper, one file, found by the file's name."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from flax.typing import Dtype
+from ml_collections import ConfigDict
+
+from cir_jax.errors import unknown
+
+
+def model_names() -> list[str]:
+    """The names that `build_model` knows: the files beside this one."""
+    files = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in files if name != "layers")
+
+
+def build_model(
+    config: Mapping[str, Any] | ConfigDict,
+    rngs: nnx.Rngs,
+    *,
+    dtype: Dtype = jnp.float32,
+) -> nnx.Module:
+    """Builds the network that a config describes.
+
+    Every network is called with images in [0, 1], `b h w 3`, and returns the restored
+    ones, unclipped. It has `scale` (how much larger they are), `multiple` (of which
+    height and width must be multiples) and `config` (every hyper-parameter, from which
+    this function rebuilds it).
+
+    Args:
+        config: "name" of the network, optionally its "variant", and hyper-parameters
+            that take the place of the variant's.
+        rngs: where the initial parameters come from.
+        dtype: type that the network computes in; its parameters are float32.
+
+    Returns:
+        The network.
+
+    Raises:
+        UserError: an unknown name, variant or hyper-parameter; the known ones are told.
+    """
+    hyper_parameters = dict(config)
+    name = hyper_parameters.pop("name")
+    if name not in model_names():
+        raise unknown("model", name, model_names())
+    module = importlib.import_module(f"{__name__}.{name}")
+
+    variant = hyper_parameters.pop("variant", None)
+    if variant is not None:
+        if variant not in module.VARIANTS:
+            raise unknown(f"variant of {name}", variant, module.VARIANTS)
+        hyper_parameters = module.VARIANTS[variant] | hyper_parameters
+
+    known = set(inspect.signature(module.Model.__init__).parameters)
+    known -= {"self", "rngs", "dtype"}
+    for key in hyper_parameters:
+        if key not in known:
+            raise unknown(f"hyper-parameter of {name}", key, known)
+    return module.Model(**hyper_parameters, rngs=rngs, dtype=dtype)

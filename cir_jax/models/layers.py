@@ -1,0 +1,237 @@
+# ruff: noqa: D102  (what a layer does when called is its class docstring)
+"""Layers that several papers share: Restormer's blocks and the convolutions.
+
+Parameters are float32; `dtype` is the type that a layer computes in. Where a layer of
+flax does the job it is used; the initialisation is the one of the official PyTorch
+networks.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.typing import Dtype, Initializer
+from jaxtyping import Array, Float
+
+from cir_jax.errors import UserError
+from cir_jax.ops.depthwise import depthwise_conv3x3
+from cir_jax.ops.pixel_shuffle import pixel_shuffle, pixel_unshuffle
+from cir_jax.ops.transposed_attention import transposed_attention
+
+
+class RestorationModel(nnx.Module):
+    """What every restoration network offers beside its call.
+
+    As in scikit-learn's estimators, a network keeps each argument of its constructor
+    under the argument's name; `config` reads them there.
+
+    Attributes:
+        scale: how much larger the restored image is.
+        multiple: what the input's height and width must be a multiple of, in pixels.
+    """
+
+    scale: int
+    multiple: int
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The name and every hyper-parameter: what `build_model` rebuilds it from."""
+        arguments = inspect.signature(type(self).__init__).parameters
+        config: dict[str, Any] = {"name": type(self).__module__.rpartition(".")[2]}
+        for name in arguments:
+            if name not in ("self", "rngs", "dtype"):
+                value = getattr(self, name)
+                config[name] = list(value) if isinstance(value, tuple) else value
+        return config
+
+    def check_size(self, image: Float[Array, "b h w 3"]) -> None:
+        """Refuses an image whose size is no multiple of `multiple`.
+
+        Raises:
+            UserError: names the size and the next one that would do.
+        """
+        _, h, w, _ = image.shape
+        m = self.multiple
+        if h % m or w % m:
+            raise UserError(
+                f"image of height {h} and width {w}: both must be multiples of {m}; "
+                f"pad it to {-h % m + h} x {-w % m + w}"
+            )
+
+
+def uniform_fan_in(fan_in: int) -> Initializer:
+    """PyTorch's default for convolutions: uniform within ±1 / sqrt(fan_in).
+
+    That is what `kaiming_uniform_(a=sqrt(5))` comes to for kernels, and what biases
+    get.
+
+    Args:
+        fan_in: number of inputs that one output sums over.
+
+    Returns:
+        An initialiser for kernels and biases alike.
+    """
+    bound = fan_in**-0.5
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def layer_norm(channels: int, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.LayerNorm:
+    """Layer norm over channels with the official networks' epsilon."""
+    return nnx.LayerNorm(
+        channels, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs
+    )
+
+
+def conv3x3(
+    inputs: int, outputs: int, *, bias: bool = False, rngs: nnx.Rngs, dtype: Dtype
+) -> nnx.Conv:
+    """3x3 convolution that keeps the size; zeros outside."""
+    init = uniform_fan_in(9 * inputs)
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (3, 3),
+        padding=((1, 1), (1, 1)),
+        use_bias=bias,
+        kernel_init=init,
+        bias_init=init,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+class PointwiseConv(nnx.Linear):
+    """1x1 convolution, as the matrix product that it is."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool = False,
+        rngs: nnx.Rngs,
+        dtype: Dtype,
+    ):
+        init = uniform_fan_in(inputs)
+        super().__init__(
+            inputs,
+            outputs,
+            use_bias=bias,
+            kernel_init=init,
+            bias_init=init,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+
+class DepthwiseConv(nnx.Module):
+    """3x3 convolution of each channel by itself; zeros outside."""
+
+    def __init__(
+        self, channels: int, *, bias: bool = False, rngs: nnx.Rngs, dtype: Dtype
+    ):
+        init = uniform_fan_in(9)
+        self.kernel = nnx.Param(init(rngs.params(), (3, 3, channels)))
+        self.bias = nnx.Param(init(rngs.params(), (channels,))) if bias else None
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        y = depthwise_conv3x3(x.astype(self.dtype), self.kernel.astype(self.dtype))
+        return y if self.bias is None else y + self.bias.astype(self.dtype)
+
+
+class MDTA(nnx.Module):
+    """Multi-dconv-head transposed attention (Restormer, 2111.09881)."""
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        *,
+        bias: bool = False,
+        rngs: nnx.Rngs,
+        dtype: Dtype,
+    ):
+        options: Mapping[str, Any] = {"bias": bias, "rngs": rngs, "dtype": dtype}
+        self.temperature = nnx.Param(jnp.ones((heads, 1, 1), jnp.float32))
+        self.qkv = PointwiseConv(channels, 3 * channels, **options)
+        self.qkv_dwconv = DepthwiseConv(3 * channels, **options)
+        self.project_out = PointwiseConv(channels, channels, **options)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        q, k, v = jnp.split(self.qkv_dwconv(self.qkv(x)), 3, axis=-1)
+        return self.project_out(transposed_attention(q, k, v, self.temperature[...]))
+
+
+class GDFN(nnx.Module):
+    """Gated-dconv feed-forward network (Restormer, 2111.09881)."""
+
+    def __init__(
+        self,
+        channels: int,
+        expansion: float,
+        *,
+        bias: bool = False,
+        rngs: nnx.Rngs,
+        dtype: Dtype,
+    ):
+        options: Mapping[str, Any] = {"bias": bias, "rngs": rngs, "dtype": dtype}
+        hidden = int(channels * expansion)
+        self.project_in = PointwiseConv(channels, 2 * hidden, **options)
+        self.dwconv = DepthwiseConv(2 * hidden, **options)
+        self.project_out = PointwiseConv(hidden, channels, **options)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        gate, value = jnp.split(self.dwconv(self.project_in(x)), 2, axis=-1)
+        return self.project_out(jax.nn.gelu(gate, approximate=False) * value)
+
+
+class TransformerBlock(nnx.Module):
+    """Restormer block: transposed attention, then the gated feed-forward network."""
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        expansion: float,
+        *,
+        bias: bool = False,
+        rngs: nnx.Rngs,
+        dtype: Dtype,
+    ):
+        options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
+        self.norm1 = layer_norm(channels, **options)
+        self.attn = MDTA(channels, heads, bias=bias, **options)
+        self.norm2 = layer_norm(channels, **options)
+        self.ffn = GDFN(channels, expansion, bias=bias, **options)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        x = x + self.attn(self.norm1(x))
+        return x + self.ffn(self.norm2(x))
+
+
+class Downsample(nnx.Module):
+    """Half the resolution, twice the channels."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: Dtype):
+        self.conv = conv3x3(channels, channels // 2, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 2*c"]:
+        return pixel_unshuffle(self.conv(x))
+
+
+class Upsample(nnx.Module):
+    """Twice the resolution, half the channels."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: Dtype):
+        self.conv = conv3x3(channels, channels * 2, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c//2"]:
+        return pixel_shuffle(self.conv(x))

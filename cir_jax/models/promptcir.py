@@ -1,0 +1,422 @@
+# ruff: noqa: D102  (what a layer does when called is its class docstring)
+"""PromptCIR: Blind Compressed Image Restoration with Prompt Learning (2404.17433).
+
+Li et al., winner of the NTIRE 2024 challenge on blind compressed image enhancement. A
+four-level U-Net that predicts what to add to the image: hybrid attention groups (HAT,
+2205.04437) where the resolution is high, Restormer blocks (2111.09881) where it is low,
+and prompts, mixed per pixel from a learnt bank, that tell the decoder how the image was
+compressed.
+
+This is the network of the released code, which goes beyond the paper's formula: the
+prompt bank has a second, seven-way axis ("tasks"), softly chosen per pixel too. What
+differs from that code: maps stay NHWC throughout; widths, depths and the prompt bank
+are free (`VARIANTS`); the mask of shifted windows and the mixed bank are never stored.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.typing import Dtype
+from jaxtyping import Array, Float
+
+from cir_jax.models.layers import (
+    GDFN,
+    Downsample,
+    PointwiseConv,
+    RestorationModel,
+    TransformerBlock,
+    Upsample,
+    conv3x3,
+    layer_norm,
+)
+from cir_jax.ops.prompt_mixing import mix_prompts
+from cir_jax.ops.window_attention import (
+    merge,
+    overlapping_partition,
+    partition,
+    relative_position_index,
+    shift_regions,
+    window_attention,
+)
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "base": {},  # as released
+    "S": {"dim": 24, "prompt_dims": (32, 64, 160)},
+    "T": {
+        "dim": 16,
+        "num_blocks": (2, 2, 2, 4),
+        "num_refinement_blocks": 2,
+        "num_bases": (16, 16, 16),
+        "prompt_dims": (16, 32, 64),
+        "window_size": 8,
+    },
+    "XT": {
+        "dim": 8,
+        "num_blocks": (1, 1, 1, 2),
+        "num_refinement_blocks": 1,
+        "ffn_expansion": 2.0,
+        "num_bases": (8, 8, 8),
+        "prompt_dims": (8, 16, 32),
+        "window_size": 8,
+    },
+}
+
+CAB_WEIGHT = 0.01  # HAT keeps the convolutions' share of a block small
+
+
+class PromptCIR(RestorationModel):
+    """The whole network; its defaults are the released one's, 34,754,927 parameters."""
+
+    scale = 1
+
+    def __init__(
+        self,
+        dim: int = 48,
+        num_blocks: Sequence[int] = (4, 6, 6, 8),
+        num_refinement_blocks: int = 4,
+        heads: Sequence[int] = (1, 2, 4, 8),
+        ffn_expansion: float = 2.66,
+        window_size: int = 16,
+        num_tasks: int = 7,
+        num_bases: Sequence[int] = (64, 32, 16),
+        prompt_dims: Sequence[int] = (64, 128, 320),
+        prompt_heads: int = 4,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Dtype = jnp.float32,
+    ):
+        """Builds the network.
+
+        Args:
+            dim: channels at full resolution; they double with each level.
+            num_blocks: blocks of each level, full resolution first.
+            num_refinement_blocks: Restormer blocks behind the decoder.
+            heads: attention heads of each level; the last decoder level, of twice
+                `dim` channels, has as many as the first encoder level.
+            ffn_expansion: hidden width of the feed-forward networks, in channels.
+            window_size: side of the attention windows, in pixels, a multiple of 4.
+            num_tasks: length of the prompt bank's second axis.
+            num_bases: basis prompts of levels 1, 2, 3.
+            prompt_dims: width of the prompts of levels 1, 2, 3.
+            prompt_heads: attention heads of the prompt interaction blocks.
+            rngs: where the initial parameters come from.
+            dtype: type to compute in.
+        """
+        self.dim = dim
+        self.num_blocks = tuple(num_blocks)
+        self.num_refinement_blocks = num_refinement_blocks
+        self.heads = tuple(heads)
+        self.ffn_expansion = ffn_expansion
+        self.window_size = window_size
+        self.num_tasks = num_tasks
+        self.num_bases = tuple(num_bases)
+        self.prompt_dims = tuple(prompt_dims)
+        self.prompt_heads = prompt_heads
+        # Level 4 has an eighth of the resolution, level 2 windows on half of it.
+        self.multiple = max(8, 2 * window_size)
+
+        options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
+        widths = [dim, 2 * dim, 4 * dim, 8 * dim]
+
+        def hybrid_group(channels: int, level: int) -> RHAG:
+            depth, h = num_blocks[level - 1], heads[level - 1]
+            return RHAG(channels, depth, h, window_size, ffn_expansion, **options)
+
+        def restormer_blocks(channels: int, depth: int, heads: int) -> nnx.Sequential:
+            return nnx.Sequential(
+                *(
+                    TransformerBlock(channels, heads, ffn_expansion, **options)
+                    for _ in range(depth)
+                )
+            )
+
+        def prompt(level: int) -> tuple[DPM, TransformerBlock, PointwiseConv]:
+            # What comes out has the width that the next "up" layer expects.
+            inputs, outputs = widths[level], widths[min(level, 2)]
+            bases, width = num_bases[level - 1], prompt_dims[level - 1]
+            joint = inputs + width
+            return (
+                DPM(inputs, num_tasks, bases, width, **options),
+                TransformerBlock(joint, prompt_heads, ffn_expansion, **options),
+                PointwiseConv(joint, outputs, **options),
+            )
+
+        self.patch_embed_input = conv3x3(3, dim, **options)
+        self.encoder_level1 = hybrid_group(widths[0], 1)
+        self.down1_2 = Downsample(widths[0], **options)
+        self.encoder_level2 = hybrid_group(widths[1], 2)
+        self.down2_3 = Downsample(widths[1], **options)
+        self.encoder_level3 = restormer_blocks(widths[2], num_blocks[2], heads[2])
+        self.down3_4 = Downsample(widths[2], **options)
+        self.latent = restormer_blocks(widths[3], num_blocks[3], heads[3])
+
+        self.prompt3, self.noise_level3, self.reduce_noise_level3 = prompt(3)
+        self.up4_3 = Upsample(widths[2], **options)
+        self.reduce_chan_level3 = PointwiseConv(6 * dim, widths[2], **options)
+        self.decoder_level3 = restormer_blocks(widths[2], num_blocks[2], heads[2])
+
+        self.prompt2, self.noise_level2, self.reduce_noise_level2 = prompt(2)
+        self.up3_2 = Upsample(widths[2], **options)
+        self.reduce_chan_level2 = PointwiseConv(4 * dim, widths[1], **options)
+        self.decoder_level2 = hybrid_group(widths[1], 2)
+
+        self.prompt1, self.noise_level1, self.reduce_noise_level1 = prompt(1)
+        self.up2_1 = Upsample(widths[1], **options)
+        self.decoder_level1 = hybrid_group(widths[1], 1)
+
+        self.refinement = restormer_blocks(widths[1], num_refinement_blocks, heads[0])
+        self.output = conv3x3(widths[1], 3, **options)
+
+    def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+        """Restores images.
+
+        Args:
+            image: in [0, 1]; height and width are multiples of `multiple`.
+
+        Returns:
+            The restored images, about [0, 1], not clipped.
+
+        Raises:
+            UserError: the size is no multiple of `multiple`.
+        """
+        self.check_size(image)
+        encoded1 = self.encoder_level1(self.patch_embed_input(image))
+        encoded2 = self.encoder_level2(self.down1_2(encoded1))
+        encoded3 = self.encoder_level3(self.down2_3(encoded2))
+        x = self.latent(self.down3_4(encoded3))
+
+        x = self.noise_level3(_join(x, self.prompt3(x)))
+        x = self.up4_3(self.reduce_noise_level3(x))
+        x = self.decoder_level3(self.reduce_chan_level3(_join(x, encoded3)))
+
+        x = self.noise_level2(_join(x, self.prompt2(x)))
+        x = self.up3_2(self.reduce_noise_level2(x))
+        x = self.decoder_level2(self.reduce_chan_level2(_join(x, encoded2)))
+
+        x = self.noise_level1(_join(x, self.prompt1(x)))
+        x = self.up2_1(self.reduce_noise_level1(x))
+        x = self.decoder_level1(_join(x, encoded1))
+
+        x = self.output(self.refinement(x))
+        return image + x.astype(image.dtype)
+
+
+Model = PromptCIR
+
+
+def _join(x: Array, y: Array) -> Array:
+    return jnp.concatenate([x, y], axis=-1)
+
+
+def _truncated_normal_linear(
+    inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Dtype
+) -> nnx.Linear:
+    init = nnx.initializers.truncated_normal(0.02)
+    return nnx.Linear(inputs, outputs, kernel_init=init, dtype=dtype, rngs=rngs)
+
+
+class DPM(nnx.Module):
+    """Dynamic prompt module: a prompt for each pixel, mixed from a learnt bank."""
+
+    def __init__(
+        self,
+        channels: int,
+        tasks: int,
+        bases: int,
+        width: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Dtype,
+    ):
+        options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
+        self.prompt = nnx.Param(
+            jax.random.uniform(rngs.params(), (tasks, bases, width), jnp.float32)
+        )
+        self.basis_mlp = MLP(channels, bases, **options)
+        self.task_mlp = MLP(channels, tasks, **options)
+        self.conv3x3 = conv3x3(width, width, **options)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w width"]:
+        tasks, bases = (
+            jax.nn.softmax(mlp(x).astype(jnp.float32), axis=-1).astype(x.dtype)
+            for mlp in (self.task_mlp, self.basis_mlp)
+        )
+        return self.conv3x3(mix_prompts(tasks, bases, self.prompt.astype(x.dtype)))
+
+
+class MLP(nnx.Module):
+    """Two linear layers, the hidden one as wide as the output."""
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Dtype):
+        self.fc1 = _truncated_normal_linear(inputs, outputs, rngs=rngs, dtype=dtype)
+        self.fc2 = _truncated_normal_linear(outputs, outputs, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+
+
+class RHAG(nnx.Module):
+    """Residual hybrid attention group (HAT): blocks, overlapping attention, a conv."""
+
+    def __init__(
+        self,
+        channels: int,
+        depth: int,
+        heads: int,
+        window_size: int,
+        expansion: float,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Dtype,
+    ):
+        shape = (channels, heads, window_size)
+        options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
+        shifts = [window_size // 2 if i % 2 else 0 for i in range(depth)]
+        self.blocks = nnx.List(HAB(*shape, s, expansion, **options) for s in shifts)
+        self.overlap_attn = OCAB(*shape, expansion, **options)
+        self.conv = conv3x3(channels, channels, bias=True, **options)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        y = x
+        for block in self.blocks:
+            y = block(y)
+        return x + self.conv(self.overlap_attn(y))
+
+
+class HAB(nnx.Module):
+    """Hybrid attention block (HAT): windows and channels attended side by side.
+
+    The feed-forward network is Restormer's, with biases, where HAT has an MLP.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        window_size: int,
+        shift: int,
+        expansion: float,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Dtype,
+    ):
+        options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
+        self.norm1 = layer_norm(channels, **options)
+        self.attn = WindowAttention(channels, heads, window_size, shift, **options)
+        self.conv_block = CAB(channels, **options)
+        self.norm2 = layer_norm(channels, **options)
+        self.ffn = GDFN(channels, expansion, bias=True, **options)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        n = self.norm1(x)
+        x = x + self.attn(n) + CAB_WEIGHT * self.conv_block(n)
+        return x + self.ffn(self.norm2(x))
+
+
+class WindowAttention(nnx.Module):
+    """Window attention with relative-position bias; with a shift, Swin's shifted one.
+
+    The windows are shifted even where the map is a single window wide, as released.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        window_size: int,
+        shift: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Dtype,
+    ):
+        options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
+        self.window_size = window_size
+        self.shift = shift
+        self.relative_position_bias_table = _bias_table(window_size, 0, heads, rngs)
+        self.qkv = _truncated_normal_linear(channels, 3 * channels, **options)
+        self.proj = _truncated_normal_linear(channels, channels, **options)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        _, h, w, _ = x.shape
+        size, shift = self.window_size, self.shift
+        regions = shift_regions(h, w, size, shift) if shift else None
+        x = jnp.roll(x, (-shift, -shift), axis=(1, 2))
+
+        q, k, v = jnp.split(self.qkv(partition(x, size)), 3, axis=-1)
+        bias = _relative_position_bias(self.relative_position_bias_table, size, 0)
+        x = self.proj(window_attention(q, k, v, bias, regions))
+
+        return jnp.roll(merge(x, h, w), (shift, shift), axis=(1, 2))
+
+
+class CAB(nnx.Module):
+    """Channel attention block (HAT): two convolutions and a gate per channel."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: Dtype):
+        options: Mapping[str, Any] = {"bias": True, "rngs": rngs, "dtype": dtype}
+        hidden, gate = max(1, channels // 3), max(1, channels // 16)
+        self.compress = conv3x3(channels, hidden, **options)
+        self.expand = conv3x3(hidden, channels, **options)
+        self.gate_in = PointwiseConv(channels, gate, **options)
+        self.gate_out = PointwiseConv(gate, channels, **options)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        x = self.expand(jax.nn.gelu(self.compress(x), approximate=False))
+        pooled = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
+        return x * jax.nn.sigmoid(self.gate_out(jax.nn.relu(self.gate_in(pooled))))
+
+
+class OCAB(nnx.Module):
+    """Overlapping cross-attention block (HAT): keys from windows half as large again.
+
+    Keys and values beyond the map are zeros that are not masked: they take their share
+    of the softmax.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        window_size: int,
+        expansion: float,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Dtype,
+    ):
+        options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
+        self.window_size = window_size
+        self.overlap = window_size // 4
+        self.relative_position_bias_table = _bias_table(
+            window_size, self.overlap, heads, rngs
+        )
+        self.norm1 = layer_norm(channels, **options)
+        self.qkv = _truncated_normal_linear(channels, 3 * channels, **options)
+        self.proj = _truncated_normal_linear(channels, channels, **options)
+        self.norm2 = layer_norm(channels, **options)
+        self.ffn = GDFN(channels, expansion, bias=True, **options)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        _, h, w, c = x.shape
+        size, overlap = self.window_size, self.overlap
+        q, kv = jnp.split(self.qkv(self.norm1(x)), [c], axis=-1)
+        q = partition(q, size)
+        k, v = jnp.split(overlapping_partition(kv, size, overlap), 2, axis=-1)
+
+        bias = _relative_position_bias(self.relative_position_bias_table, size, overlap)
+        x = x + self.proj(merge(window_attention(q, k, v, bias), h, w))
+        return x + self.ffn(self.norm2(x))
+
+
+def _bias_table(size: int, overlap: int, heads: int, rngs: nnx.Rngs) -> nnx.Param:
+    init = nnx.initializers.truncated_normal(0.02)
+    entries = (2 * size + 2 * overlap - 1) ** 2
+    return nnx.Param(init(rngs.params(), (entries, heads), jnp.float32))
+
+
+def _relative_position_bias(
+    table: nnx.Param, size: int, overlap: int
+) -> Float[Array, "heads q k"]:
+    return table[relative_position_index(size, overlap)].transpose(2, 0, 1)

@@ -1,0 +1,1 @@
+"""Pure functions of arrays, NHWC, that the models are built from."""
