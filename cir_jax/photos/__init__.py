@@ -25,3 +25,13 @@ def folder(split: str) -> pathlib.Path:
     if split not in _SPLITS:
         raise errors.unknown("photo split", split, _SPLITS)
     return pathlib.Path(__file__).parent / split
+
+
+def resolve(name: str) -> pathlib.Path:
+    """The folder that a name means: "photos:SPLIT", or a path.
+
+    Raises:
+        UserError: no such split.
+    """
+    prefix, separator, split = name.partition("photos:")
+    return folder(split) if separator and not prefix else pathlib.Path(name)

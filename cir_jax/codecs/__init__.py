@@ -1,0 +1,90 @@
+"""Image codecs, one class a codec, found by name.
+
+A codec is named `NAME` or `NAME:ARGUMENT`: `jpeg` is module `cir_jax.codecs.jpeg` with
+its defaults, `jpeg:4:4:4` the same with its one argument set. Adding a codec is adding
+a module with a class `Codec` that follows `CodecProtocol`.
+"""
+
+import importlib
+import pkgutil
+from typing import ClassVar, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+from cir_jax.errors import UserError, unknown
+
+
+class CodecProtocol(Protocol):
+    """What evaluation, recipes and readers ask of a codec."""
+
+    name: str
+    """The name as the user wrote it, argument included."""
+    qualities: ClassVar[range]
+    """The whole numbers that `encode` takes, worst first."""
+    pillow_decodes: ClassVar[bool]
+    """Whether records may hold the bitstream, to be decoded by Pillow alone."""
+
+    @property
+    def version(self) -> str:
+        """The library that encodes, with its version and the arguments in force."""
+
+    def encode(self, image: UInt8[np.ndarray, "h w c"], quality: int) -> bytes:
+        """Compresses an image (RGB, or one grey channel) to a bitstream."""
+
+    def decode(self, data: bytes) -> UInt8[np.ndarray, "h w c"]:
+        """Decodes what `encode` made, in the channels that went in."""
+
+
+def known_codecs() -> list[str]:
+    """The names that `get_codec` knows, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def get_codec(spec: str) -> CodecProtocol:
+    """Makes the codec that `spec` names, such as "jpeg" or "jpeg:4:4:4".
+
+    Raises:
+        UserError: no such codec, or an argument that the codec does not take.
+    """
+    name, _, argument = spec.partition(":")
+    if name not in known_codecs():
+        raise unknown("codec", name, known_codecs())
+    module = importlib.import_module(f"{__name__}.{name}")
+    return module.Codec(argument) if argument else module.Codec()
+
+
+def check_quality(codec: CodecProtocol, quality: int) -> None:
+    """Refuses a quality that the codec does not have.
+
+    Raises:
+        UserError: the quality lies outside the codec's range.
+    """
+    if quality not in codec.qualities:
+        low, high = min(codec.qualities), max(codec.qualities)
+        raise UserError(
+            f"quality {quality} is outside {codec.name}'s range: give {low} to {high}"
+        )
+
+
+def parse_qualities(text: str) -> tuple[int, ...]:
+    """Reads a list of qualities: "10,20,30", "5:95:5" (both ends in), or a mixture.
+
+    Raises:
+        UserError: a part is neither a whole number nor START:STOP:STEP.
+    """
+    qualities: list[int] = []
+    for part in text.split(","):
+        try:
+            numbers = [int(number) for number in part.split(":")]
+            if len(numbers) == 1:
+                qualities.append(numbers[0])
+            else:
+                start, stop, step = numbers
+                qualities.extend(range(start, stop + (1 if step > 0 else -1), step))
+        except ValueError as error:
+            raise UserError(
+                f"cannot read the quality {part!r}: give whole numbers such as "
+                "10,20,30 or START:STOP:STEP such as 5:95:5"
+            ) from error
+    return tuple(qualities)

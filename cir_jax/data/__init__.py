@@ -1,0 +1,1 @@
+"""Reading training data: records on disk and the pipeline that batches them."""

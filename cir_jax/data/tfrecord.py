@@ -1,0 +1,188 @@
+"""TFRecord shards: framing, checksums, the index side-car, random access.
+
+A TFRecord file is a sequence of frames: the payload's length (little-endian uint64),
+the masked CRC32C of those eight bytes, the payload, the payload's masked CRC32C
+(TensorFlow's record_writer.h). It has no table of contents, so each shard gets a
+side-car `SHARD.idx` of plain-text lines `offset size`, offset and size of the whole
+frame in bytes: the format that NVIDIA DALI's tfrecord2idx writes.
+"""
+
+import bisect
+import itertools
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from cir_jax.errors import UserError
+
+HEADER = struct.Struct("<QI")
+FOOTER = struct.Struct("<I")
+
+
+def masked_crc32c(data: bytes) -> int:
+    """CRC32C, rotated and offset as TFRecord wants it (TensorFlow's crc32c.h)."""
+    crc = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def index_path(shard: Path) -> Path:
+    """The side-car that belongs to a shard."""
+    return shard.with_name(shard.name + ".idx")
+
+
+class Writer:
+    """Writes one shard and its index; both appear whole, or not at all.
+
+    A context manager: files grow under temporary names and take their own on a clean
+    exit, the index first, so that a shard that exists has its index. On an exception
+    the temporary files are removed.
+    """
+
+    def __init__(self, shard: Path):
+        self.shard = shard
+        self._targets = {
+            shard.with_name(f".{path.name}.{os.getpid()}.tmp"): path
+            for path in (index_path(shard), shard)
+        }
+
+    def __enter__(self) -> "Writer":
+        self._index, self._file = (path.open("wb") for path in self._targets)
+        return self
+
+    def write(self, payload: bytes) -> None:
+        """Appends one record."""
+        length = struct.pack("<Q", len(payload))
+        offset = self._file.tell()
+        self._file.write(length + FOOTER.pack(masked_crc32c(length)))
+        self._file.write(payload + FOOTER.pack(masked_crc32c(payload)))
+        self._index.write(b"%d %d\n" % (offset, self._file.tell() - offset))
+
+    def __exit__(self, error, *_) -> None:
+        for file in (self._index, self._file):
+            if error is None:
+                file.flush()
+                os.fsync(file.fileno())
+            file.close()
+        for temporary, path in self._targets.items():
+            if error is None:
+                temporary.replace(path)
+            else:
+                temporary.unlink(missing_ok=True)
+
+
+def scan(shard: Path) -> np.ndarray:
+    """Finds the frames of a shard that has no index, reading the lengths alone.
+
+    Returns:
+        int64 rows of offset and size in bytes, whole frames.
+
+    Raises:
+        UserError: the file ends within a frame.
+    """
+    rows, offset, end = [], 0, shard.stat().st_size
+    with shard.open("rb") as file:
+        while offset < end:
+            file.seek(offset)
+            header = file.read(HEADER.size)
+            size = HEADER.size + FOOTER.size
+            if len(header) == HEADER.size:
+                size += HEADER.unpack(header)[0]
+            if offset + size > end:
+                raise _truncated(shard, offset)
+            rows.append((offset, size))
+            offset += size
+    return np.array(rows, np.int64).reshape(-1, 2)
+
+
+def read_index(shard: Path) -> np.ndarray:
+    """Offset and size of every frame, from the side-car or, without one, by `scan`.
+
+    Returns:
+        int64 rows of offset and size in bytes.
+
+    Raises:
+        UserError: the shard is missing, or is shorter than its index says.
+    """
+    if not shard.is_file():
+        raise UserError(f"{shard} is missing: make the records again")
+    sidecar = index_path(shard)
+    if not sidecar.is_file():
+        return scan(shard)
+    try:
+        rows = np.loadtxt(sidecar, dtype=np.int64, ndmin=2).reshape(-1, 2)
+    except ValueError as error:
+        raise UserError(
+            f"{sidecar} is damaged: delete it, and the shard is scanned instead"
+        ) from error
+    if len(rows) and rows[-1].sum() > shard.stat().st_size:
+        raise _truncated(shard, int(rows[-1, 0]))
+    return rows
+
+
+def read_frame(shard: Path, offset: int, size: int) -> bytes:
+    """Reads and checks one frame.
+
+    Args:
+        shard: the file.
+        offset: where the frame starts, in bytes.
+        size: the frame's size in bytes, header and checksums included.
+
+    Returns:
+        The payload.
+
+    Raises:
+        UserError: the frame is cut off or a checksum does not match; names the shard
+            and the offset.
+    """
+    with shard.open("rb") as file:
+        file.seek(offset)
+        frame = file.read(size)
+    if len(frame) < size or size < HEADER.size + FOOTER.size:
+        raise _truncated(shard, offset)
+    length, length_crc = HEADER.unpack_from(frame)
+    payload = frame[HEADER.size : -FOOTER.size]
+    (payload_crc,) = FOOTER.unpack(frame[-FOOTER.size :])
+    if (
+        masked_crc32c(frame[:8]) != length_crc
+        or length != len(payload)
+        or masked_crc32c(payload) != payload_crc
+    ):
+        raise UserError(
+            f"{shard}: the record at offset {offset} is damaged (checksum mismatch): "
+            "delete that shard and run the same `cir encode` again"
+        )
+    return payload
+
+
+def _truncated(shard: Path, offset: int) -> UserError:
+    return UserError(
+        f"{shard} is truncated: it ends within the record at offset {offset}; "
+        "delete that shard and run the same `cir encode` again"
+    )
+
+
+class RecordSource:
+    """Random access to the records of many shards, in shard order.
+
+    A grain `RandomAccessDataSource`. A file is opened for each read, which costs some
+    microseconds and makes the source safe to share between threads and to send to
+    worker processes.
+    """
+
+    def __init__(self, shards: Sequence[Path]):
+        self._shards = list(shards)
+        self._indices = [read_index(shard) for shard in self._shards]
+        self._ends = list(itertools.accumulate(map(len, self._indices)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, position: int) -> bytes:
+        number = bisect.bisect_right(self._ends, position)
+        row = position - self._ends[number]  # negative: counted from the shard's end
+        offset, size = self._indices[number][row]
+        return read_frame(self._shards[number], int(offset), int(size))

@@ -1,0 +1,91 @@
+"""Image files in and out: decoded whole or refused with a reason, written whole."""
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cir_jax.errors import UserError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF")
+"""Pillow's parsers that are open to input; its rarely used ones stay closed."""
+SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff",
+)  # fmt: skip
+COLOUR_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr")
+"""Modes of 8 bits or fewer without alpha, which convert to RGB without loss of kind."""
+
+
+def find_images(folder: Path) -> list[Path]:
+    """The image files below a folder, by suffix, in sorted order.
+
+    Raises:
+        UserError: the folder is missing, or holds no image.
+    """
+    if not folder.is_dir():
+        raise UserError(f"folder {folder} does not exist: give a folder of images")
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.is_file()
+    )
+    if not found:
+        raise UserError(
+            f"folder {folder} holds no image: expected files that end in "
+            f"{', '.join(SUFFIXES)}"
+        )
+    return found
+
+
+def read_rgb(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes an image file to RGB, turned as its EXIF orientation says.
+
+    Raises:
+        UserError: the file is missing, is no image of an open format, is damaged, or
+            has alpha or more than 8 bits a channel; names the file and what to do.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if image.mode not in COLOUR_MODES or image.has_transparency_data:
+                raise UserError(
+                    f"{path} has mode {image.mode}: convert it to 8-bit RGB or grey "
+                    "without alpha first"
+                )
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"{path} is not an image that can be read: expected one of "
+            f"{', '.join(FORMATS)}"
+        ) from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is too large: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} cannot be decoded ({error}): replace it") from error
+
+
+def to_uint8(image: Float32[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w c"]:
+    """Clips values to [0, 1] and rounds them to 8 bits: the one place that rounds."""
+    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Writes a PNG under a temporary name, then renames: whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(temporary, "PNG")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,71 @@
+"""The training command.
+
+    python -m cir_jax.main --config=configs/X.py [--workdir=DIR] [--config.a.b=value]
+
+Like cli.py an entry point, and with it the only place that may import data_pipelines.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from cir_jax import cli, experiment
+from cir_jax.data import manifest
+from cir_jax.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment's config file, such as configs/quickstart.py."
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run lives; runs/NAME of the config file by default."
+)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    """Parses flags; says in one sentence what is wrong with them."""
+    try:
+        rest = flags.FLAGS(arguments)
+        if CONFIG.value is None:
+            raise UserError(
+                "no config: give --config=configs/quickstart.py, or another"
+            )
+    except (flags.Error, AttributeError, OSError, TypeError, ValueError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if rest[1:]:
+        raise UserError(f"unknown argument {rest[1]!r}: flags start with --")
+    return rest
+
+
+def _run(_: list[str]) -> None:
+    # Imported late: JAX takes seconds to load, a mistyped flag should not.
+    from cir_jax.train import train_and_evaluate
+
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    workdir = Path(WORKDIR.value or f"runs/{name}")
+    config = CONFIG.value
+    experiment.check(config)
+    folder = experiment.records_folder(config, workdir)
+    if config.data.encode_if_missing and not (folder / manifest.NAME).is_file():
+        cli.run(shlex.split(experiment.encode_command(config, workdir))[1:])
+    train_and_evaluate(config, workdir)
+
+
+def main() -> None:
+    """Runs the command; bad input exits with 2 and one sentence."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        app.run(_run, flags_parser=_parse)
+    except UserError as error:
+        sys.exit(_fail(error))
+
+
+def _fail(error: UserError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

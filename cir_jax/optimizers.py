@@ -1,0 +1,62 @@
+"""Optimizer and learning-rate schedule from a config."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from cir_jax.errors import unknown
+
+
+def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
+    """The learning rate as a function of the step, counted from 0.
+
+    Linear warm-up from 0 over `config.warmup_steps`, then by `config.decay`: "cosine"
+    falls from `config.learning_rate` to `config.final_learning_rate` at `steps`, "step"
+    multiplies by `config.decay_factor` at each of `config.decay_at`, "constant" stays.
+
+    Raises:
+        UserError: no such decay.
+    """
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if config.decay == "cosine":
+        after = optax.cosine_decay_schedule(
+            peak, max(1, steps - warmup), config.final_learning_rate / peak
+        )
+    elif config.decay == "step":
+        after = optax.piecewise_constant_schedule(
+            peak, {step - warmup: config.decay_factor for step in config.decay_at}
+        )
+    elif config.decay == "constant":
+        after = optax.constant_schedule(peak)
+    else:
+        raise unknown("decay", config.decay, ("cosine", "step", "constant"))
+    if not warmup:
+        return after
+    return optax.join_schedules(
+        [optax.linear_schedule(peak / warmup, peak, warmup), after], [warmup]
+    )
+
+
+def optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+    """Adam or AdamW after clipping by global norm, by the schedule above.
+
+    Args:
+        config: `config.optimizer` of the experiment. `clip_norm` 0 switches clipping
+            off; `weight_decay` is decoupled (Loshchilov and Hutter, 2019), applies to
+            parameters of two and more dimensions alone, and makes Adam AdamW.
+        steps: the length of the training.
+
+    Raises:
+        UserError: no such decay.
+    """
+    adam = optax.adamw(
+        learning_rate(config, steps),
+        b1=config.b1,
+        b2=config.b2,
+        weight_decay=config.weight_decay,
+        mask=lambda params: jax.tree.map(lambda p: jnp.ndim(p) >= 2, params),
+    )
+    if not config.clip_norm:
+        return adam
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)

@@ -1,0 +1,298 @@
+"""Training: one readable function from a config to weights, scores and a picture."""
+
+import contextlib
+import dataclasses
+import json
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Int32, UInt8
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from cir_jax import evaluate, experiment, image_io, parallel, photos, weights
+from cir_jax.checkpoints import Checkpoints
+from cir_jax.data import manifest, pairs
+from cir_jax.errors import UserError, unknown
+from cir_jax.losses import LOSSES
+from cir_jax.metrics_log import MetricsLog
+from cir_jax.models import build_model
+from cir_jax.optimizers import optimizer
+from cir_jax.restore import Restorer
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+Batch = Mapping[str, UInt8[Array, "b _ _ 3"]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class TrainState:
+    """Everything that a step changes.
+
+    There is no random state: whatever is random is a function of the config's seed and
+    the step, which is also the position in the data (global batches consumed).
+    """
+
+    step: Int32[Array, ""]
+    params: Any
+    opt_state: optax.OptState
+    ema: Any
+
+
+def make_step(
+    graphdef: nnx.GraphDef,
+    loss: Callable,
+    transformation: optax.GradientTransformation,
+    ema_decay: float,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """The pure training step: a state and a batch to the next state and its metrics."""
+
+    def step(state: TrainState, batch: Batch):
+        degraded, clean = (batch[n] / jnp.float32(255) for n in ("degraded", "clean"))
+
+        def loss_of(params):
+            return loss(nnx.merge(graphdef, params)(degraded), clean)
+
+        value, gradients = jax.value_and_grad(loss_of)(state.params)
+        updates, opt_state = transformation.update(
+            gradients, state.opt_state, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        # A young average follows quickly, or it would remember the initialisation.
+        age = state.step.astype(jnp.float32)
+        decay = jnp.minimum(ema_decay, (1 + age) / (10 + age))
+        ema = optax.incremental_update(params, state.ema, 1 - decay)
+        metrics = {"loss": value, "gradient_norm": optax.global_norm(gradients)}
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
+
+    return step
+
+
+def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | None:
+    """Trains as the config says, going on from the workdir's newest checkpoint.
+
+    Args:
+        config: an experiment, see experiment.py.
+        workdir: where checkpoints/, metrics.jsonl, weights.safetensors, pictures and
+            scores go; made if it does not exist.
+
+    Returns:
+        The final scores; None when a signal stopped the training early.
+
+    Raises:
+        UserError: the config, the data or the workdir's checkpoint is wrong, or the
+            loss is no longer finite.
+    """
+    # ---------------------------------------------------------------- the experiment
+    experiment.check(config)
+    console = Console(stderr=True)
+    mesh = parallel.make_mesh(config.mesh.fsdp)
+    on_all = parallel.replicated(mesh)
+    split = parallel.batch_sharding(mesh, config.batch_size)
+    if config.loss not in LOSSES:
+        raise unknown("loss", config.loss, LOSSES)
+    if config.dtype not in DTYPES:
+        raise unknown("dtype", config.dtype, DTYPES)
+
+    # ---------------------------------------------------------------- data
+    records, _ = manifest.open_records(
+        experiment.records_folder(config, workdir),
+        experiment.encode_command(config, workdir),
+    )
+    images = evaluate.read_set(photos.resolve(config.evaluation.images))
+
+    # ---------------------------------------------------------------- model and state
+    model = build_model(config.model, nnx.Rngs(config.seed), dtype=DTYPES[config.dtype])
+    if config.init_from:
+        nnx.update(model, nnx.state(weights.load(config.init_from), nnx.Param))
+    graphdef, params = nnx.split(model, nnx.Param)
+    params = nnx.to_pure_dict(params)
+    if config.data.patch % model.multiple:
+        raise UserError(
+            f"config.data.patch={config.data.patch} is no multiple of "
+            f"{model.multiple}, which {config.model.name} needs"
+        )
+    transformation = optimizer(config.optimizer, config.steps)
+    restorer = Restorer(model)
+
+    def initial(params):
+        copy = jax.tree.map(jnp.copy, params)  # donation wants a buffer of its own
+        return TrainState(
+            jnp.zeros((), jnp.int32), params, transformation.init(params), copy
+        )
+
+    state = jax.jit(initial, out_shardings=on_all)(params)
+    step_fn = jax.jit(
+        make_step(graphdef, LOSSES[config.loss], transformation, config.ema_decay),
+        in_shardings=(on_all, split),
+        out_shardings=(on_all, on_all),
+        donate_argnums=0,
+    )
+
+    # ---------------------------------------------------------------- resume
+    workdir.mkdir(parents=True, exist_ok=True)
+    _claim(workdir, config)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
+    restored = checkpoints.restore(state)
+    state = state if restored is None else restored
+    start = int(state.step)
+    log = MetricsLog(workdir / "metrics.jsonl", start)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    console.print(
+        f"{config.model.name}: {size:,} parameters, {mesh.size} "
+        f"{jax.devices()[0].platform} device(s), {len(records)} records, "
+        f"{start} of {config.steps} steps done"
+    )
+
+    # ---------------------------------------------------------------- evaluation
+    def evaluate_now(step: int) -> evaluate.Report:
+        """Scores and exports the averaged weights."""
+        exported = nnx.merge(graphdef, state.ema)
+        provenance = {"step": str(step), "config": config.to_json_best_effort()}
+        weights.save(workdir / weights.WORKDIR_NAME, exported, provenance)
+        report = evaluate.evaluate(
+            {config.model.name: restorer.with_params(state.ema)},
+            {Path(config.evaluation.images).name: images},
+            config.evaluation.codec,
+            config.evaluation.qualities,
+        )
+        log.write(step, {"evaluation": report.rows()})
+        return report
+
+    # ---------------------------------------------------------------- the loop
+    batches = pairs.batches(
+        records,
+        seed=config.seed,
+        start=start,
+        batch_size=config.batch_size,
+        patch=config.data.patch,
+        grid_phase=config.data.grid_phase,
+        qualities=config.data.qualities,
+        workers=config.data.workers,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+    )
+    report = None
+    with (
+        contextlib.closing(batches),
+        contextlib.closing(checkpoints),
+        _stop_signals() as stopped,
+        _progress(console) as progress,
+    ):
+        bar = progress.add_task(
+            "training", total=config.steps, completed=start, note=""
+        )
+        for step in range(start + 1, config.steps + 1):
+            batch = parallel.to_devices(next(batches), split)
+            state, metrics = step_fn(state, batch)
+            log.add(step, metrics)
+            progress.update(bar, completed=step)
+
+            done, stop = step == config.steps, bool(stopped)
+            save = done or stop or step % config.checkpoint.every == 0
+            if save or step % config.log_every == 0:
+                # Before a save above all: what is not finite is refused here.
+                means = log.flush(config.batch_size)
+                progress.update(bar, note=_note(means))
+            psnr = None
+            if done or step % config.evaluation.every == 0:
+                report = evaluate_now(step)
+                psnr = _mean_psnr(report, config.model.name)
+                progress.console.print(f"step {step}: {psnr:.2f} dB")
+            if save:
+                checkpoints.save(step, state, psnr)
+            if stop and not done:
+                progress.console.print(
+                    f"stopped by {stopped[0]}; step {step} is saved, and the same "
+                    "command goes on from there"
+                )
+                return None
+
+    # ---------------------------------------------------------------- the results
+    report = report or evaluate_now(config.steps)
+    manifest.write_json(workdir / "scores.json", report.to_json())
+    sheet = evaluate.picture(
+        {config.model.name: restorer.with_params(state.ema)},
+        images,
+        config.evaluation.codec,
+        config.evaluation.qualities[0],
+    )
+    image_io.write_png(workdir / "before_after.png", sheet)
+    print(report.table())
+    print(f"\nbefore and after: {workdir / 'before_after.png'}")
+    print(f"weights: {workdir / weights.WORKDIR_NAME}")
+    return report
+
+
+def _claim(workdir: Path, config: ConfigDict) -> None:
+    """Writes the config into a new workdir; refuses one of another experiment."""
+    path = workdir / "config.json"
+    ours = json.loads(config.to_json_best_effort())
+    if path.is_file():
+        theirs = json.loads(path.read_text())
+        for field in ("model", "seed", "batch_size", "optimizer", "data"):
+            if theirs[field] != ours[field]:
+                raise UserError(
+                    f"workdir {workdir} holds a training with config.{field}="
+                    f"{theirs[field]}, not {ours[field]}: give another --workdir, or "
+                    "go on with that config"
+                )
+    manifest.write_json(path, ours)
+
+
+def _mean_psnr(report: evaluate.Report, method: str) -> float:
+    """Over all qualities; what the best checkpoint is chosen by."""
+    rows = [row["psnr"] for row in report.rows() if row["method"] == method]
+    return sum(rows) / len(rows)
+
+
+def _note(means: Mapping[str, float] | None) -> str:
+    if not means:
+        return ""
+    speed = means.get("images_per_second", 0.0)
+    return f"loss {means['loss']:.4f}, {speed:.1f} images/s"
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[str]]:
+    """Collects the names of SIGTERM and SIGINT instead of dying of them.
+
+    Clusters send SIGTERM before they take a machine away; the loop saves and returns.
+    """
+    received: list[str] = []
+    handlers = {
+        number: signal.signal(
+            number, lambda n, _: received.append(signal.Signals(n).name)
+        )
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

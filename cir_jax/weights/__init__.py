@@ -1,0 +1,144 @@
+"""Weights files: parameters with the model's config, in one `.safetensors` file.
+
+Tensor names are the parameters' attribute paths joined by dots. The file's metadata
+holds `model`, the model's whole config as JSON, and whatever provenance was given.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx, traverse_util
+
+from cir_jax.errors import UserError
+from cir_jax.models import build_model
+
+SUFFIX = ".safetensors"
+WORKDIR_NAME = f"weights{SUFFIX}"
+"""What training writes into its workdir: the averaged (EMA) weights."""
+
+
+def shipped() -> dict[str, Path]:
+    """The weights that ship with the package, by name."""
+    return {
+        path.stem: path for path in sorted(Path(__file__).parent.glob(f"*{SUFFIX}"))
+    }
+
+
+def find(name_or_path: str | os.PathLike) -> Path:
+    """The weights file that is meant: a shipped name, a file, or a workdir's.
+
+    Raises:
+        UserError: there is none; says what was looked for.
+    """
+    path = Path(name_or_path)
+    if str(name_or_path) in shipped():
+        return shipped()[str(name_or_path)]
+    if path.is_dir():
+        if not (path / WORKDIR_NAME).is_file():
+            raise UserError(
+                f"{path} holds no {WORKDIR_NAME}: give a workdir whose training has "
+                "reached its first evaluation, or a weights file"
+            )
+        return path / WORKDIR_NAME
+    if not path.is_file():
+        names = ", ".join(shipped()) or "none yet"
+        raise UserError(
+            f"weights {str(name_or_path)!r} are neither a file, nor a workdir, nor a "
+            f"shipped name (shipped: {names})"
+        )
+    return path
+
+
+def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested dict of parameters as {"dotted.path": array}."""
+    flat = traverse_util.flatten_dict(params)
+    return {".".join(map(str, path)): value for path, value in flat.items()}
+
+
+def save(path: Path, model: nnx.Module, provenance: Mapping[str, str]) -> None:
+    """Writes a weights file, whole or not at all.
+
+    Args:
+        path: where to.
+        model: any model of this package.
+        provenance: further metadata, such as the config file and the step.
+    """
+    params = flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    tensors = {name: np.asarray(value) for name, value in params.items()}
+    metadata = {"model": json.dumps(model.config), **provenance}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(safetensors.numpy.save(tensors, metadata))
+    temporary.replace(path)
+
+
+def load(name_or_path: str | os.PathLike, *, dtype: Any = jnp.float32) -> nnx.Module:
+    """Builds the model of a weights file and fills in its parameters.
+
+    Args:
+        name_or_path: a shipped name, a `.safetensors` file, or a training's workdir.
+        dtype: the compute dtype; parameters stay float32.
+
+    Raises:
+        UserError: there is no such file, it is no weights file of this package, or its
+            tensors are not those of the model it names.
+    """
+    path = find(name_or_path)
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is not a readable safetensors file ({error})"
+        ) from error
+    if "model" not in metadata:
+        raise UserError(
+            f"{path} does not say which model it is for: expected a weights file that "
+            "cir_jax wrote"
+        )
+    config = json.loads(metadata["model"])
+    abstract = nnx.eval_shape(lambda: build_model(config, nnx.Rngs(0), dtype=dtype))
+    graphdef, params = nnx.split(abstract, nnx.Param)
+    return nnx.merge(graphdef, fill(nnx.to_pure_dict(params), tensors, path))
+
+
+def fill(
+    abstract: Mapping[str, Any], tensors: Mapping[str, np.ndarray], origin: Path
+) -> dict[str, Any]:
+    """Puts named tensors into the tree of a model's parameters.
+
+    Args:
+        abstract: nested dict of the parameters' shapes and dtypes.
+        tensors: {"dotted.path": array}; every one must be used.
+        origin: where the tensors came from, for the error message.
+
+    Raises:
+        UserError: names or shapes differ; lists the differences.
+    """
+    wanted = {name: value.shape for name, value in flatten(abstract).items()}
+    found = {name: value.shape for name, value in tensors.items()}
+    if wanted != found:
+        differences = [
+            f"{name}: model {wanted.get(name, 'has none')}, "
+            f"file {found.get(name, 'has none')}"
+            for name in sorted(wanted.keys() | found.keys())
+            if wanted.get(name) != found.get(name)
+        ]
+        raise UserError(
+            f"{origin} does not fit the model in {len(differences)} of {len(wanted)} "
+            f"tensors; the first: {'; '.join(differences[:3])}"
+        )
+
+    def leaf(path, value):
+        name = ".".join(str(key.key) for key in path)
+        return jnp.asarray(tensors[name], value.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, abstract)

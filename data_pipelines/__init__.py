@@ -1,0 +1,1 @@
+"""Writing training records: sources, recipes, shards, engines."""
