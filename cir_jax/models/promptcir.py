@@ -31,6 +31,8 @@ from cir_jax.models.layers import (
     Upsample,
     conv3x3,
     layer_norm,
+    normal,
+    uniform,
 )
 from cir_jax.ops.prompt_mixing import mix_prompts
 from cir_jax.ops.window_attention import (
@@ -211,10 +213,8 @@ def _join(x: Array, y: Array) -> Array:
     return jnp.concatenate([x, y], axis=-1)
 
 
-def _truncated_normal_linear(
-    inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Dtype
-) -> nnx.Linear:
-    init = nnx.initializers.truncated_normal(0.02)
+def _linear(inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.Linear:
+    init = normal(0.02)
     return nnx.Linear(inputs, outputs, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
@@ -232,9 +232,7 @@ class DPM(nnx.Module):
         dtype: Dtype,
     ):
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
-        self.prompt = nnx.Param(
-            jax.random.uniform(rngs.params(), (tasks, bases, width), jnp.float32)
-        )
+        self.prompt = nnx.Param(uniform(0.0, 1.0)(rngs.params(), (tasks, bases, width)))
         self.basis_mlp = MLP(channels, bases, **options)
         self.task_mlp = MLP(channels, tasks, **options)
         self.conv3x3 = conv3x3(width, width, **options)
@@ -251,8 +249,8 @@ class MLP(nnx.Module):
     """Two linear layers, the hidden one as wide as the output."""
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Dtype):
-        self.fc1 = _truncated_normal_linear(inputs, outputs, rngs=rngs, dtype=dtype)
-        self.fc2 = _truncated_normal_linear(outputs, outputs, rngs=rngs, dtype=dtype)
+        self.fc1 = _linear(inputs, outputs, rngs=rngs, dtype=dtype)
+        self.fc2 = _linear(outputs, outputs, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
@@ -336,8 +334,8 @@ class WindowAttention(nnx.Module):
         self.window_size = window_size
         self.shift = shift
         self.relative_position_bias_table = _bias_table(window_size, 0, heads, rngs)
-        self.qkv = _truncated_normal_linear(channels, 3 * channels, **options)
-        self.proj = _truncated_normal_linear(channels, channels, **options)
+        self.qkv = _linear(channels, 3 * channels, **options)
+        self.proj = _linear(channels, channels, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         _, h, w, _ = x.shape
@@ -393,8 +391,8 @@ class OCAB(nnx.Module):
             window_size, self.overlap, heads, rngs
         )
         self.norm1 = layer_norm(channels, **options)
-        self.qkv = _truncated_normal_linear(channels, 3 * channels, **options)
-        self.proj = _truncated_normal_linear(channels, channels, **options)
+        self.qkv = _linear(channels, 3 * channels, **options)
+        self.proj = _linear(channels, channels, **options)
         self.norm2 = layer_norm(channels, **options)
         self.ffn = GDFN(channels, expansion, bias=True, **options)
 
@@ -411,7 +409,7 @@ class OCAB(nnx.Module):
 
 
 def _bias_table(size: int, overlap: int, heads: int, rngs: nnx.Rngs) -> nnx.Param:
-    init = nnx.initializers.truncated_normal(0.02)
+    init = normal(0.02)
     entries = (2 * size + 2 * overlap - 1) ** 2
     return nnx.Param(init(rngs.params(), (entries, heads), jnp.float32))
 
