@@ -1,0 +1,88 @@
+"""Golden numbers: the weights they were made with, and how to look inside a network.
+
+`goldens/X.npz` holds input, output and intermediate outputs ("tap:<module path>") of an
+official PyTorch network, `goldens/X.keys.json` its state dict's names and shapes. The
+weights were made up from the names, by the rules below.
+"""
+
+import contextlib
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+def load(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The arrays of a golden file, and the state dict they were computed with."""
+    with np.load(GOLDENS / f"{name}.npz") as arrays:
+        goldens = dict(arrays)
+    keys = json.loads((GOLDENS / f"{name}.keys.json").read_text())
+    return goldens, made_up_weights(keys)
+
+
+def made_up_weights(keys: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+    """The state dict of a restorer: each tensor a function of its name and shape."""
+    return {key: _made_up(key, tuple(shape)) for key, shape in keys.items()}
+
+
+def _made_up(key: str, shape: tuple[int, ...]) -> np.ndarray:
+    random = np.random.RandomState(zlib.crc32(key.encode()))
+    z = random.standard_normal(shape).astype(np.float32)
+    leaf = key.rpartition(".")[2]
+    if leaf == "bias":
+        return np.float32(0.1) * z
+    if leaf == "temperature" or (leaf == "weight" and len(shape) == 1):
+        return 1 + np.float32(0.1) * z
+    if leaf == "relative_position_bias_table":
+        return np.float32(0.5) * z
+    if leaf in ("prompt", "prompt_param"):
+        return z
+    z = z / np.sqrt(np.float32(np.prod(shape[1:])))
+    return 3 * z if "offset_layer" in key else z
+
+
+@contextlib.contextmanager
+def recorded_outputs(
+    model: nnx.Module, paths: Sequence[str]
+) -> Iterator[dict[str, object]]:
+    """While it lasts, keeps what the modules at dotted `paths` return when called."""
+    outputs: dict[str, object] = {}
+    names = {id(_at(model, path)): path for path in paths}
+    classes = {type(_at(model, path)) for path in paths}
+    originals = {cls: cls.__call__ for cls in classes}
+
+    def recording(original):
+        def call(self, *args, **kwargs):
+            output = original(self, *args, **kwargs)
+            if id(self) in names:
+                outputs[names[id(self)]] = output
+            return output
+
+        return call
+
+    try:
+        for cls, original in originals.items():
+            cls.__call__ = recording(original)
+        yield outputs
+    finally:
+        for cls, original in originals.items():
+            cls.__call__ = original
+
+
+def _at(model: nnx.Module, path: str) -> nnx.Module:
+    node = model
+    for key in path.split("."):
+        node = node[int(key)] if key.isdigit() else getattr(node, key)
+    return node
+
+
+def assert_close(actual, expected, tolerance: float = 2e-5) -> None:
+    """Asks that no entry be off by more than `tolerance` of the largest one."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    error = np.max(np.abs(actual - expected)) / np.max(np.abs(expected))
+    assert error <= tolerance, f"off by {error:.2e} of the largest value"
