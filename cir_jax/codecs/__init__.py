@@ -7,7 +7,7 @@ a module with a class `Codec` that follows `CodecProtocol`.
 
 import importlib
 import pkgutil
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from cir_jax.errors import UserError, unknown
 
 
+@runtime_checkable
 class CodecProtocol(Protocol):
     """What evaluation, recipes and readers ask of a codec."""
 

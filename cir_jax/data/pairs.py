@@ -35,7 +35,7 @@ class PatchPair:
 
     patch: int
     grid_phase: str
-    qualities: tuple[float, ...]
+    qualities: tuple[int, ...]
 
     def __call__(
         self, payload: bytes, rng: np.random.Generator
@@ -50,7 +50,7 @@ class PatchPair:
         if not versions:
             raise UserError(
                 f"the record of {record.source} has no version of quality "
-                f"{', '.join(f'{q:g}' for q in self.qualities)}: set "
+                f"{', '.join(map(str, self.qualities))}: set "
                 "config.data.qualities to qualities that were encoded"
             )
         degraded = records.decode(versions[rng.integers(len(versions))].image)
@@ -66,19 +66,16 @@ class PatchPair:
         y = step * rng.integers((height - self.patch) // step + 1)
         x = step * rng.integers((width - self.patch) // step + 1)
         turn = rng.integers(8)
-        return {
-            "degraded": _turned(_cut(degraded, y, x, self.patch), turn),
-            "clean": _turned(
-                _cut(clean, *(record.scale * n for n in (y, x, self.patch))), turn
-            ),
-        }
+
+        def cut(image: np.ndarray, scale: int) -> np.ndarray:
+            rows = slice(scale * y, scale * (y + self.patch))
+            columns = slice(scale * x, scale * (x + self.patch))
+            return _turned(image[rows, columns], turn)
+
+        return {"degraded": cut(degraded, 1), "clean": cut(clean, record.scale)}
 
 
-def _cut(image: np.ndarray, y: int, x: int, size: int) -> np.ndarray:
-    return image[y : y + size, x : x + size]
-
-
-def _turned(image: np.ndarray, turn: int) -> np.ndarray:
+def _turned(image: np.ndarray, turn: np.integer | int) -> np.ndarray:
     """One of the 8 symmetries of the square: 0..3 rotate, 4..7 mirror and rotate."""
     if turn >= 4:
         image = image[:, ::-1]
@@ -93,7 +90,7 @@ def batches(
     batch_size: int,
     patch: int,
     grid_phase: str,
-    qualities: tuple[float, ...] = (),
+    qualities: tuple[int, ...] = (),
     workers: int = 0,
     process: int = 0,
     processes: int = 1,

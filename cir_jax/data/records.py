@@ -84,7 +84,7 @@ class Version:
     """One compressed version of a crop."""
 
     codec: str
-    quality: float
+    quality: int
     bits: int
     """Size of the codec's bitstream, also where `image` holds pixels instead."""
     image: bytes
@@ -111,7 +111,7 @@ class Record:
         feature["scale"].int64_list.value.append(self.scale)
         for version in self.versions:
             feature["codec"].bytes_list.value.append(version.codec.encode())
-            feature["quality"].float_list.value.append(version.quality)
+            feature["quality"].int64_list.value.append(version.quality)
             feature["bits"].int64_list.value.append(version.bits)
             feature["image"].bytes_list.value.append(version.image)
         return example.SerializeToString(deterministic=True)
@@ -127,7 +127,7 @@ class Record:
             feature = Example.FromString(payload).features.feature
             versions = zip(
                 (name.decode() for name in feature["codec"].bytes_list.value),
-                feature["quality"].float_list.value,
+                feature["quality"].int64_list.value,
                 feature["bits"].int64_list.value,
                 feature["image"].bytes_list.value,
                 strict=True,

@@ -113,7 +113,7 @@ def read_index(shard: Path) -> np.ndarray:
     if not sidecar.is_file():
         return scan(shard)
     try:
-        rows = np.loadtxt(sidecar, dtype=np.int64, ndmin=2).reshape(-1, 2)
+        rows = np.array(sidecar.read_text().split(), np.int64).reshape(-1, 2)
     except ValueError as error:
         raise UserError(
             f"{sidecar} is damaged: delete it, and the shard is scanned instead"

@@ -1,0 +1,147 @@
+import contextlib
+import itertools
+
+import numpy as np
+import pytest
+
+from cir_jax.codecs import get_codec
+from cir_jax.data import pairs
+from cir_jax.data.records import Record, Version, encode_lossless
+from cir_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def source(photographs):
+    """Twelve records of 64x64 crops, each at qualities 10 and 90."""
+    codec, records = get_codec("jpeg"), []
+    for image in photographs.values():
+        for x in (0, 100, 200):
+            clean = np.ascontiguousarray(image[50:114, x : x + 64])
+            versions = tuple(
+                Version("jpeg", quality, 0, codec.encode(clean, quality))
+                for quality in (10, 90)
+            )
+            record = Record(encode_lossless(clean), "photo", (50, x), 1, versions)
+            records.append(record.to_bytes())
+    return records
+
+
+def read(source, count, **changes):
+    options = {
+        "seed": 3, "start": 0, "batch_size": 4, "patch": 32, "grid_phase": "random",
+    }  # fmt: skip
+    with contextlib.closing(pairs.batches(source, **options | changes)) as batches:
+        return list(itertools.islice(batches, count))
+
+
+def assert_equal(left, right):
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        for name in ("degraded", "clean"):
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_batches_have_the_shape_that_was_asked_for(source):
+    (batch,) = read(source, 1)
+    for name in ("degraded", "clean"):
+        assert batch[name].shape == (4, 32, 32, 3)
+        assert batch[name].dtype == np.uint8
+
+
+def test_degraded_and_clean_show_the_same_place_the_same_way_up(source):
+    for batch in read(source, 6):
+        error = np.abs(batch["degraded"].astype(float) - batch["clean"])
+        assert error.mean() < 20  # a misplaced patch of a photograph errs by far more
+
+
+def test_a_batch_is_a_function_of_seed_and_number(source):
+    straight = read(source, 8)
+    assert_equal(read(source, 8), straight)
+    assert_equal(read(source, 3, start=5), straight[5:])
+    other = read(source, 1, seed=4)
+    assert (other[0]["clean"] != straight[0]["clean"]).any()
+
+
+def test_processes_share_each_global_batch(source):
+    whole = read(source, 5, start=2)
+    parts = [read(source, 5, start=2, process=p, processes=2) for p in (0, 1)]
+    joined = [
+        {name: np.concatenate([a[name], b[name]]) for name in a}
+        for a, b in zip(*parts, strict=True)
+    ]
+    assert_equal(joined, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(source, workers):
+    assert_equal(read(source, 7, start=1, workers=workers), read(source, 7, start=1))
+
+
+def test_an_epoch_visits_every_record_once(source):
+    marked = [
+        Record(
+            encode_lossless(np.full((64, 64, 3), number, np.uint8)),
+            "",
+            (0, 0),
+            1,
+            Record.from_bytes(source[0]).versions[:1],
+        ).to_bytes()
+        for number in range(12)
+    ]
+    numbers = [
+        [
+            int(n)
+            for batch in read(marked, 3, start=start)
+            for n in batch["clean"][:, 0, 0, 0]
+        ]
+        for start in (0, 3)
+    ]
+    assert sorted(numbers[0]) == sorted(numbers[1]) == list(range(12))
+    assert numbers[0] != numbers[1]
+
+
+def test_all_eight_symmetries_occur():
+    image = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
+    assert len({pairs._turned(image, turn).tobytes() for turn in range(8)}) == 8
+
+
+@pytest.mark.parametrize("grid_phase", ["aligned", "random"])
+def test_the_grid_phase(grid_phase):
+    """Each pixel's value is its place in its 8x8 block, so corners tell the phase."""
+    y, x = np.mgrid[:64, :64] % 8
+    place = np.stack([8 * y + x] * 3, axis=-1).astype(np.uint8)
+    version = Version("jpeg", 10, 0, encode_lossless(place))
+    record = Record(encode_lossless(place), "", (0, 0), 1, (version,)).to_bytes()
+    corners = {
+        int(corner)
+        for batch in read([record], 40, patch=16, grid_phase=grid_phase)
+        for corner in batch["degraded"][:, ::15, ::15, 0].ravel()
+    }
+    block_corners = {0, 7, 56, 63}
+    if grid_phase == "aligned":
+        assert corners == block_corners
+    else:
+        assert len(corners) > 32
+
+
+def test_qualities_can_be_chosen(source):
+    best = read(source, 6, qualities=(90,))
+    error = [np.abs(b["degraded"].astype(float) - b["clean"]).mean() for b in best]
+    worst = read(source, 6, qualities=(10,))
+    for small, batch in zip(error, worst, strict=True):
+        assert small < np.abs(batch["degraded"].astype(float) - batch["clean"]).mean()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"grid_phase": "alined"}, "did you mean 'aligned'"),
+        ({"processes": 3}, "does not divide among 3 processes"),
+        ({"patch": 65}, "64x64 pixels, smaller than config.data.patch=65"),
+        ({"qualities": (40, 50)}, "no version of quality 40, 50"),
+    ],
+)
+def test_bad_options_are_refused(source, changes, words):
+    with pytest.raises(UserError, match=words):
+        read(source, 1, **changes)
