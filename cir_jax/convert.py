@@ -16,7 +16,7 @@ from flax import nnx
 from flax.typing import Dtype
 
 from cir_jax.errors import UserError
-from cir_jax.models import build_model, layers, promptcir
+from cir_jax.models import abstract_model, layers, promptcir
 from cir_jax.ops.window_attention import relative_position_index
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -97,7 +97,7 @@ def from_state_dict(
         if all(name.startswith(wrapper) for name in tensors):
             tensors = {name.removeprefix(wrapper): x for name, x in tensors.items()}
     config = infer_config({name: x.shape for name, x in tensors.items()})
-    model = nnx.eval_shape(lambda: build_model(config, nnx.Rngs(0), dtype=dtype))
+    model = abstract_model(config, dtype=dtype)
     entries = _official_entries(model)
     _check(tensors, entries, _buffers(model), config)
 
