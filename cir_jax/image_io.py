@@ -1,7 +1,8 @@
 """Image files in and out: decoded whole or refused with a reason, written whole."""
 
-import os
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cir_jax.errors import UserError
+from cir_jax.files import written_whole
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF")
 """Pillow's parsers that are open to input; its rarely used ones stay closed."""
@@ -48,8 +50,7 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "h w 3"]:
             has alpha or more than 8 bits a channel; names the file and what to do.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _bombs_are_errors(), Image.open(path, formats=FORMATS) as image:
             if image.mode not in COLOUR_MODES or image.has_transparency_data:
                 raise UserError(
                     f"{path} has mode {image.mode}: convert it to 8-bit RGB or grey "
@@ -69,23 +70,28 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "h w 3"]:
         raise UserError(f"{path} cannot be decoded ({error}): replace it") from error
 
 
+@contextlib.contextmanager
+def _bombs_are_errors() -> Iterator[None]:
+    """Pillow only warns of an image between its limit of pixels and twice that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
 def to_uint8(image: Float32[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w c"]:
     """Clips values to [0, 1] and rounds them to 8 bits: the one place that rounds."""
     return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Writes a PNG under a temporary name, then renames: whole or not at all.
+    """Writes a PNG, whole or not at all; makes its folder.
 
     Raises:
         UserError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(temporary, "PNG")
-        temporary.replace(path)
+        with written_whole(path) as temporary:
+            Image.fromarray(image).save(temporary, "PNG")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

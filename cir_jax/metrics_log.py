@@ -56,9 +56,9 @@ class MetricsLog:
         for step, values in zip(steps, metrics, strict=True):
             if not math.isfinite(values["loss"]):
                 raise UserError(
-                    f"the loss is {values['loss']} at step {step}: the newest "
-                    "checkpoint is from before it; lower config.optimizer.learning_rate or "
-                    "config.optimizer.clip_norm, or use float32, and run again"
+                    f"the loss is {values['loss']} at step {step}, and the newest "
+                    "checkpoint is from before it: lower config.optimizer.learning_rate "
+                    "or config.optimizer.clip_norm, or use float32, and run again"
                 )
         means = {
             name: float(sum(values[name] for values in metrics) / len(metrics))

@@ -1,7 +1,7 @@
 """PromptCIR as published (2404.17433), as far as its training is known.
 
-    python -m cir_jax.main --config=configs/promptcir.py:offline --workdir=runs/promptcir1
-    python -m cir_jax.main --config=configs/promptcir.py:online --workdir=runs/promptcir2
+    python -m cir_jax.main --config=configs/promptcir.py:offline --workdir=runs/stage1
+    python -m cir_jax.main --config=configs/promptcir.py:online --workdir=runs/stage2
 
 Two stages: seven predefined qualities, then qualities at random from where the first
 ended. Known: the network, the two stages, DF2K + LSDIR, patch 128. Guesses, marked
@@ -21,7 +21,7 @@ def get_config(stage: str = "offline") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.model = ConfigDict({"name": "promptcir", "variant": "base"})
-    config.init_from = "" if offline else "runs/promptcir1"
+    config.init_from = "" if offline else "runs/stage1"
     config.dtype = "bfloat16"
     config.steps = 400_000 if offline else 100_000  # guess
     config.batch_size = 32  # guess

@@ -32,7 +32,7 @@ class ShardWriter:
         """Writes a shard unless it is there already; returns its number."""
         shard, span = self.path(number), self.span(number)
         if not (shard.is_file() and len(tfrecord.read_index(shard)) == len(span)):
-            with tfrecord.Writer(shard) as writer:
+            with tfrecord.write_shard(shard) as write:
                 for index in span:
-                    writer.write(self.records[index])
+                    write(self.records[index])
         return number

@@ -1,12 +1,12 @@
 """The manifest of a records folder: what is in it and how it was made."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from cir_jax.data.tfrecord import RecordSource
 from cir_jax.errors import UserError
+from cir_jax.files import written_whole
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -14,10 +14,9 @@ FORMAT = 1
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON under a temporary name, then renames: whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-    temporary.replace(path)
+    """Writes JSON, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def read_manifest(folder: Path, how_to_make: str) -> dict[str, Any]:

@@ -8,16 +8,17 @@ frame in bytes: the format that NVIDIA DALI's tfrecord2idx writes.
 """
 
 import bisect
+import contextlib
 import itertools
-import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 
 from cir_jax.errors import UserError
+from cir_jax.files import written_whole
 
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
@@ -34,44 +35,27 @@ def index_path(shard: Path) -> Path:
     return shard.with_name(shard.name + ".idx")
 
 
-class Writer:
-    """Writes one shard and its index; both appear whole, or not at all.
+@contextlib.contextmanager
+def write_shard(shard: Path) -> Iterator[Callable[[bytes], None]]:
+    """Gives a function that appends a record; shard and index appear whole or not.
 
-    A context manager: files grow under temporary names and take their own on a clean
-    exit, the index first, so that a shard that exists has its index. On an exception
-    the temporary files are removed.
+    The index takes its name first, so a shard that exists has one.
     """
+    with (
+        written_whole(shard) as temporary,
+        written_whole(index_path(shard)) as temporary_index,
+        temporary.open("wb") as file,
+        temporary_index.open("wb") as index,
+    ):
 
-    def __init__(self, shard: Path):
-        self.shard = shard
-        self._targets = {
-            shard.with_name(f".{path.name}.{os.getpid()}.tmp"): path
-            for path in (index_path(shard), shard)
-        }
+        def write(payload: bytes) -> None:
+            length = struct.pack("<Q", len(payload))
+            offset = file.tell()
+            file.write(length + FOOTER.pack(masked_crc32c(length)))
+            file.write(payload + FOOTER.pack(masked_crc32c(payload)))
+            index.write(b"%d %d\n" % (offset, file.tell() - offset))
 
-    def __enter__(self) -> "Writer":
-        self._index, self._file = (path.open("wb") for path in self._targets)
-        return self
-
-    def write(self, payload: bytes) -> None:
-        """Appends one record."""
-        length = struct.pack("<Q", len(payload))
-        offset = self._file.tell()
-        self._file.write(length + FOOTER.pack(masked_crc32c(length)))
-        self._file.write(payload + FOOTER.pack(masked_crc32c(payload)))
-        self._index.write(b"%d %d\n" % (offset, self._file.tell() - offset))
-
-    def __exit__(self, error, *_) -> None:
-        for file in (self._index, self._file):
-            if error is None:
-                file.flush()
-                os.fsync(file.fileno())
-            file.close()
-        for temporary, path in self._targets.items():
-            if error is None:
-                temporary.replace(path)
-            else:
-                temporary.unlink(missing_ok=True)
+        yield write
 
 
 def scan(shard: Path) -> np.ndarray:

@@ -18,6 +18,7 @@ import safetensors.numpy
 from flax import nnx, traverse_util
 
 from cir_jax.errors import UserError
+from cir_jax.files import written_whole
 from cir_jax.models import build_model
 
 SUFFIX = ".safetensors"
@@ -74,9 +75,8 @@ def save(path: Path, model: nnx.Module, provenance: Mapping[str, str]) -> None:
     params = flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
     tensors = {name: np.asarray(value) for name, value in params.items()}
     metadata = {"model": json.dumps(model.config), **provenance}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(safetensors.numpy.save(tensors, metadata))
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        safetensors.numpy.save_file(tensors, temporary, metadata)
 
 
 def load(name_or_path: str | os.PathLike, *, dtype: Any = jnp.float32) -> nnx.Module:

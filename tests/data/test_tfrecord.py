@@ -14,9 +14,9 @@ def shards(tmp_path):
     paths = []
     for number, payloads in enumerate(PAYLOADS):
         paths.append(tmp_path / f"{number}.tfrecord")
-        with tfrecord.Writer(paths[-1]) as writer:
+        with tfrecord.write_shard(paths[-1]) as write:
             for payload in payloads:
-                writer.write(payload)
+                write(payload)
     return paths
 
 
@@ -51,8 +51,8 @@ def test_random_access_over_shards(shards, with_index):
 
 
 def test_nothing_remains_of_a_writer_that_failed(tmp_path):
-    with pytest.raises(RuntimeError), tfrecord.Writer(tmp_path / "a") as writer:
-        writer.write(b"half")
+    with pytest.raises(RuntimeError), tfrecord.write_shard(tmp_path / "a") as write:
+        write(b"half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,23 @@
+"""Files appear whole, or not at all."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; renames it to `path` on a clean exit.
+
+    On an exception the temporary file is removed and `path` stays as it was. A process
+    that is killed leaves a file `.NAME.PID.tmp` behind, never a part of `path`.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise

@@ -1,0 +1,94 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from cir_jax.errors import UserError
+from cir_jax.losses import charbonnier, l1
+from cir_jax.optimizers import learning_rate, optimizer
+
+
+def config(**changes) -> ConfigDict:
+    fields = {
+        "learning_rate": 1e-2,
+        "final_learning_rate": 1e-4,
+        "warmup_steps": 0,
+        "decay": "constant",
+        "decay_at": (),
+        "decay_factor": 1.0,
+        "b1": 0.9,
+        "b2": 0.99,
+        "weight_decay": 0.0,
+        "clip_norm": 0.0,
+    }
+    return ConfigDict(fields | changes)
+
+
+def rates(steps, total, **changes):
+    schedule = learning_rate(config(**changes), total)
+    return [float(schedule(step)) for step in steps]
+
+
+def test_cosine_falls_from_peak_to_final():
+    found = rates([0, 50, 100, 130], 100, decay="cosine")
+    assert found == pytest.approx([1e-2, (1e-2 + 1e-4) / 2, 1e-4, 1e-4], rel=1e-5)
+
+
+def test_steps_multiply_where_they_are_said_to():
+    found = rates(
+        [0, 99, 101, 201, 300],
+        300,
+        decay="step",
+        decay_at=(100, 200),
+        decay_factor=0.5,
+        warmup_steps=10,
+    )[1:]
+    assert found == pytest.approx([1e-2, 5e-3, 2.5e-3, 2.5e-3], rel=1e-5)
+
+
+def test_warm_up_rises_to_the_peak_and_no_step_is_lost_at_zero():
+    found = rates([0, 1, 4, 9, 10], 50, warmup_steps=10)
+    assert 0 < found[0] < found[1] < found[2] < found[3] <= found[4]
+    assert found[4] == pytest.approx(1e-2)
+
+
+def test_an_unknown_decay_is_refused():
+    with pytest.raises(UserError, match="did you mean 'cosine'"):
+        optimizer(config(decay="cosin"), 10)
+
+
+def updates(gradients, params, **changes):
+    transformation = optimizer(config(**changes), 10)
+    return transformation.update(gradients, transformation.init(params), params)[0]
+
+
+def test_clipping_bounds_the_global_norm():
+    # Adam forgets the scale of the first gradient, but not its direction: clipping all
+    # of it leaves the direction alone.
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    gradients = {"kernel": jnp.full((2, 2), 300.0), "bias": jnp.full(2, -400.0)}
+    clipped = updates(gradients, params, clip_norm=1.0)
+    np.testing.assert_allclose(clipped["kernel"], -1e-2, rtol=1e-4)
+    np.testing.assert_allclose(clipped["bias"], 1e-2, rtol=1e-4)
+
+
+def test_weight_decay_spares_vectors():
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    gradients = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
+    decayed = updates(gradients, params, weight_decay=0.1)
+    np.testing.assert_allclose(decayed["kernel"], -1e-2 * 0.1, rtol=1e-5)
+    np.testing.assert_array_equal(decayed["bias"], 0)
+
+
+def test_losses_on_numbers_done_by_hand():
+    restored = jnp.array([0.0, 0.5, 1.0, 0.25]).reshape(1, 2, 2, 1)
+    clean = jnp.array([0.0, 0.25, 0.5, 0.25]).reshape(1, 2, 2, 1)
+    assert float(l1(restored, clean)) == pytest.approx(0.75 / 4)
+    expected = np.mean(np.sqrt(np.array([0, 0.25, 0.5, 0]) ** 2 + 1e-6))
+    assert float(charbonnier(restored, clean)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_losses_of_bfloat16_images_are_float32():
+    images = [jnp.full((1, 2, 2, 3), value, jnp.bfloat16) for value in (0.5, 0.25)]
+    for loss in (l1, charbonnier):
+        assert loss(images[0], images[1].astype(jnp.float32)).dtype == jnp.float32
