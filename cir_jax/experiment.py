@@ -103,7 +103,7 @@ def encode_command(config: ConfigDict, workdir: Path) -> str:
     return config.data.encode.replace("{records}", folder)
 
 
-def _check_fields(config: Mapping, fields: Mapping[str, Any], path: str) -> None:
+def _check_fields(config: ConfigDict, fields: Mapping[str, Any], path: str) -> None:
     for name in config:
         if name not in fields:
             raise unknown(
@@ -116,7 +116,7 @@ def _check_fields(config: Mapping, fields: Mapping[str, Any], path: str) -> None
         if kind is ANY:
             continue
         if isinstance(kind, dict):
-            if not isinstance(value, Mapping | ConfigDict):
+            if not isinstance(value, ConfigDict):
                 raise UserError(f"{path}.{name} is {value!r}: expected fields below it")
             _check_fields(value, kind, f"{path}.{name}")
         elif not (type(value) is kind or (kind is float and type(value) is int)):

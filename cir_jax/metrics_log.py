@@ -57,8 +57,9 @@ class MetricsLog:
             if not math.isfinite(values["loss"]):
                 raise UserError(
                     f"the loss is {values['loss']} at step {step}, and the newest "
-                    "checkpoint is from before it: lower config.optimizer.learning_rate "
-                    "or config.optimizer.clip_norm, or use float32, and run again"
+                    "checkpoint is from before it: lower "
+                    "config.optimizer.learning_rate or clip_norm, or use float32, and "
+                    "run again"
                 )
         means = {
             name: float(sum(values[name] for values in metrics) / len(metrics))
