@@ -66,6 +66,7 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         except (ValueError, KeyError, TypeError) as error:
+            self.close()
             raise UserError(
                 f"checkpoint {self._folder / str(step)} does not fit this config's "
                 "model and optimizer: give another --workdir, or the config it had"

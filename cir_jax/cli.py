@@ -121,7 +121,7 @@ def _encode(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from cir_jax import photos
+    from cir_jax import photos, weights
     from cir_jax.evaluate import CODEC_ALONE, evaluate, read_set
     from cir_jax.restore import Restorer
 
@@ -133,11 +133,12 @@ def _evaluate(options: argparse.Namespace) -> int:
         sets[name] = read_set(photos.resolve(folder))
     names = [name for name in options.weights.split(",") if name != CODEC_ALONE]
     report = evaluate(
-        {Path(name).name or name: Restorer(name) for name in names},
+        {Path(name).stem: Restorer(name) for name in names},
         sets,
         options.codec,
         codecs.parse_qualities(options.quality),
         options.protocol,
+        {f"sha256 of {name}": weights.sha256(weights.find(name)) for name in names},
     )
     print(report.table())
     if options.json:

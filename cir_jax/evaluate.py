@@ -122,7 +122,7 @@ class Report:
         }
 
 
-def read_set(folder: Path) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
+def read_set(folder: Path) -> dict[str, UInt8[np.ndarray, "_ _ 3"]]:
     """Reads all images of a folder, by path below it.
 
     Raises:
@@ -145,10 +145,11 @@ def read_set(folder: Path) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
 
 def evaluate(
     restorers: Mapping[str, Restorer],
-    sets: Mapping[str, Mapping[str, UInt8[np.ndarray, "h w 3"]]],
+    sets: Mapping[str, Mapping[str, UInt8[np.ndarray, "_ _ 3"]]],
     codec: str,
     qualities: Sequence[int],
     protocol: str = "colour",
+    provenance: Mapping[str, str] | None = None,
 ) -> Report:
     """Compresses, restores and measures every image of every set.
 
@@ -158,6 +159,7 @@ def evaluate(
         codec: codec name, see `cir_jax.codecs`.
         qualities: the codec's qualities.
         protocol: "colour" or "gray", see `PROTOCOLS`.
+        provenance: further lines of the protocol, such as the weights' sha256.
 
     Raises:
         UserError: unknown codec or protocol, or a quality that the codec has not.
@@ -190,6 +192,7 @@ def evaluate(
             "images": ", ".join(
                 f"{name} {len(images)}" for name, images in sets.items()
             ),
+            **(provenance or {}),
         },
         scores,
     )
@@ -237,7 +240,7 @@ def restore_channels(
 
 def picture(
     restorers: Mapping[str, Restorer],
-    images: Mapping[str, UInt8[np.ndarray, "h w 3"]],
+    images: Mapping[str, UInt8[np.ndarray, "_ _ 3"]],
     codec: str,
     quality: int,
     *,

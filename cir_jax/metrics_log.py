@@ -79,7 +79,7 @@ class MetricsLog:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
 
-def _step(line: str) -> float:
+def _step(line: str) -> int | float:
     """The step of a line; a line cut off by a kill is later than any."""
     try:
         return json.loads(line)["step"]

@@ -29,7 +29,7 @@ def most_changed(
 
 
 def sheet(
-    rows: Sequence[Sequence[tuple[str, UInt8[np.ndarray, "h w 3"]]]], zoom: int
+    rows: Sequence[Sequence[tuple[str, UInt8[np.ndarray, "_ _ 3"]]]], zoom: int
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Lays captioned images out in rows.
 

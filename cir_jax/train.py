@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Int32, UInt8
+from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import (
@@ -45,11 +45,17 @@ class TrainState:
 
     There is no random state: whatever is random is a function of the config's seed and
     the step, which is also the position in the data (global batches consumed).
+
+    Attributes:
+        step: steps done, an int32 scalar.
+        params: the model's parameters, a nested dict of float32 arrays.
+        opt_state: the optimizer's state.
+        ema: exponential moving average of the parameters.
     """
 
-    step: Int32[Array, ""]
+    step: Any
     params: Any
-    opt_state: optax.OptState
+    opt_state: Any
     ema: Any
 
 
@@ -76,10 +82,31 @@ def make_step(
         age = state.step.astype(jnp.float32)
         decay = jnp.minimum(ema_decay, (1 + age) / (10 + age))
         ema = optax.incremental_update(params, state.ema, 1 - decay)
-        metrics = {"loss": value, "gradient_norm": optax.global_norm(gradients)}
+        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return step
+
+
+def initial_model(config: ConfigDict) -> nnx.Module:
+    """The model before the first step: drawn from the seed, or `init_from`'s weights.
+
+    Raises:
+        UserError: no such model, dtype or weights, or weights of another model.
+    """
+    if config.dtype not in DTYPES:
+        raise unknown("dtype", config.dtype, DTYPES)
+    dtype = DTYPES[config.dtype]
+    model = build_model(config.model, nnx.Rngs(config.seed), dtype=dtype)
+    if not config.init_from:
+        return model
+    start = weights.load(config.init_from, dtype=dtype)
+    if start.config != model.config:
+        raise UserError(
+            f"config.init_from={config.init_from} holds a model of config "
+            f"{start.config}, but config.model is {model.config}: make them equal"
+        )
+    return start
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | None:
@@ -105,8 +132,6 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
     split = parallel.batch_sharding(mesh, config.batch_size)
     if config.loss not in LOSSES:
         raise unknown("loss", config.loss, LOSSES)
-    if config.dtype not in DTYPES:
-        raise unknown("dtype", config.dtype, DTYPES)
 
     # ---------------------------------------------------------------- data
     records, _ = manifest.open_records(
@@ -116,9 +141,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
     images = evaluate.read_set(photos.resolve(config.evaluation.images))
 
     # ---------------------------------------------------------------- model and state
-    model = build_model(config.model, nnx.Rngs(config.seed), dtype=DTYPES[config.dtype])
-    if config.init_from:
-        nnx.update(model, nnx.state(weights.load(config.init_from), nnx.Param))
+    model = initial_model(config)
     graphdef, params = nnx.split(model, nnx.Param)
     params = nnx.to_pure_dict(params)
     if config.data.patch % model.multiple:
@@ -163,12 +186,14 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
         """Scores and exports the averaged weights."""
         exported = nnx.merge(graphdef, state.ema)
         provenance = {"step": str(step), "config": config.to_json_best_effort()}
-        weights.save(workdir / weights.WORKDIR_NAME, exported, provenance)
+        path = workdir / weights.WORKDIR_NAME
+        weights.save(path, exported, provenance)
         report = evaluate.evaluate(
             {config.model.name: restorer.with_params(state.ema)},
             {Path(config.evaluation.images).name: images},
             config.evaluation.codec,
             config.evaluation.qualities,
+            provenance={f"sha256 of {path}": weights.sha256(path)},
         )
         log.write(step, {"evaluation": report.rows()})
         return report
@@ -261,10 +286,9 @@ def _mean_psnr(report: evaluate.Report, method: str) -> float:
 
 
 def _note(means: Mapping[str, float] | None) -> str:
-    if not means:
-        return ""
-    speed = means.get("images_per_second", 0.0)
-    return f"loss {means['loss']:.4f}, {speed:.1f} images/s"
+    names = {"loss": "loss {:.4f}", "images_per_second": "{:.1f} images/s"}
+    means = means or {}
+    return ", ".join(text.format(means[n]) for n, text in names.items() if n in means)
 
 
 def _progress(console: Console) -> Progress:

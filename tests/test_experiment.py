@@ -8,6 +8,7 @@ from cir_jax import experiment
 from cir_jax.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+QUICKSTART = next(path for path in CONFIGS if path.stem == "quickstart")
 
 
 def load(path: Path, *arguments: str) -> ConfigDict:
@@ -37,7 +38,7 @@ def test_promptcirs_second_stage_starts_where_the_first_ends():
 
 @pytest.fixture
 def config():
-    return load(next(path for path in CONFIGS if path.stem == "quickstart"))
+    return load(QUICKSTART)
 
 
 def set_field(config, name, value):

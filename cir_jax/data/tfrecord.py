@@ -149,7 +149,7 @@ def _truncated(shard: Path, offset: int) -> UserError:
     )
 
 
-class RecordSource:
+class RecordSource(Sequence[bytes]):
     """Random access to the records of many shards, in shard order.
 
     A grain `RandomAccessDataSource`. A file is opened for each read, which costs some
@@ -166,6 +166,8 @@ class RecordSource:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, position: int) -> bytes:
+        if not 0 <= position < len(self):
+            raise IndexError(f"record {position} of {len(self)}")
         number = bisect.bisect_right(self._ends, position)
         row = position - self._ends[number]  # negative: counted from the shard's end
         offset, size = self._indices[number][row]

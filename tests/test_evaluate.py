@@ -1,0 +1,145 @@
+import json
+import re
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from skimage import color
+from skimage import metrics as reference
+
+from cir_jax import Restorer, cli, image_io, metrics
+from cir_jax.codecs import get_codec
+from cir_jax.errors import UserError
+from cir_jax.evaluate import evaluate, picture, read_set
+
+
+def crops(photographs):
+    return {
+        name: np.ascontiguousarray(im[:64, :72]) for name, im in photographs.items()
+    }
+
+
+@pytest.fixture
+def folder(tmp_path, photographs):
+    for name, image in crops(photographs).items():
+        image_io.write_png(tmp_path / "set" / f"{name}.png", image)
+    return tmp_path / "set"
+
+
+def test_the_codecs_own_rows_are_those_of_the_protocol(folder, photographs):
+    report = evaluate({}, {"crops": read_set(folder)}, "jpeg", (10, 40))
+    codec = get_codec("jpeg")
+    for row, quality in zip(report.rows(), (10, 40), strict=True):
+        pairs, bits = [], []
+        for image in crops(photographs).values():
+            stream = codec.encode(image, quality)
+            pairs.append((image, codec.decode(stream)))
+            bits.append(8 * len(stream) / (64 * 72))
+        psnr = [reference.peak_signal_noise_ratio(*p, data_range=255) for p in pairs]
+        assert row["psnr"] == pytest.approx(np.mean(psnr), abs=1e-6)
+        assert row["bpp"] == pytest.approx(np.mean(bits))
+        assert (row["method"], row["set"], row["images"]) == ("none", "crops", 4)
+        assert row["gain"] == 0
+
+
+def test_gray_codes_and_measures_the_limited_range_luma(folder, photographs):
+    report = evaluate({}, {"crops": read_set(folder)}, "jpeg", (10,), "gray")
+    codec, psnr = get_codec("jpeg"), []
+    for image in crops(photographs).values():
+        luma = color.rgb2ycbcr(image)[..., :1].round().astype(np.uint8)
+        decoded = codec.decode(codec.encode(luma, 10))
+        psnr.append(reference.peak_signal_noise_ratio(luma, decoded, data_range=255))
+    assert report.rows()[0]["psnr"] == pytest.approx(np.mean(psnr), abs=1e-6)
+
+
+@pytest.mark.parametrize("protocol", ["colour", "gray"])
+def test_a_methods_rows_measure_what_it_restores(folder, protocol):
+    restorer = Restorer(tiny.Filter())
+    images = {"coffee": read_set(folder)["coffee.png"]}
+    report = evaluate({"tiny": restorer}, {"s": images}, "jpeg", (20,), protocol)
+    alone, row = report.rows()
+    clean, codec = images["coffee"], get_codec("jpeg")
+    if protocol == "gray":
+        clean = metrics.luma(clean)
+    degraded = codec.decode(codec.encode(clean, 20))
+    if protocol == "gray":
+        rgb = np.float32(np.concatenate([degraded] * 3, axis=-1)) / 255
+        restored = image_io.to_uint8(restorer(rgb).mean(axis=-1, keepdims=True))
+    else:
+        restored = restorer(degraded)
+    assert row["psnr"] == pytest.approx(metrics.psnr(clean, restored))
+    assert row["psnr_b"] == pytest.approx(metrics.psnr_b(clean, restored))
+    assert row["gain"] == pytest.approx(row["psnr"] - alone["psnr"])
+    assert row["seconds"] > 0
+
+
+def test_the_command_prints_the_table_and_its_protocol(
+    folder, weights_file, tmp_path, capsys
+):
+    arguments = ["evaluate", "--set", f"crops={folder}", "--quality", "10,40"]
+    arguments += ["--weights", str(weights_file)]
+    assert cli.run([*arguments, "--json", str(tmp_path / "out.json")]) == cli.DONE
+    printed = capsys.readouterr().out
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in printed.splitlines()
+        if line.startswith("| crops")
+    ]
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert [row[:4] for row in rows] == [
+        ["crops", "jpeg", quality, method]
+        for quality in ("10", "40")
+        for method in ("none", "tiny")
+    ]
+    for cells, row in zip(rows, written["rows"], strict=True):
+        assert cells[4:7] == [
+            f"{row['psnr']:.2f}",
+            f"{row['ssim']:.4f}",
+            f"{row['psnr_b']:.2f}",
+        ]
+    assert len(written["images"]) == 4 * 4
+    assert re.search(r"protocol: colour: RGB jointly.*no border crop", printed)
+    assert "encoder: libjpeg-turbo" in printed and "sha256" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "s=nowhere"], "folder nowhere does not exist"),
+        (["--set", "folder"], "give it as NAME=DIR"),
+        (["--codec", "jpg"], "did you mean 'jpeg'"),
+        (["--protocol", "grey"], "did you mean 'gray'"),
+        (["--quality", "500"], "quality 500 is outside jpeg's range"),
+        (["--weights", "nothing"], "neither a file"),
+    ],
+)
+def test_wrong_use_is_named(arguments, words):
+    with pytest.raises(UserError, match=words):
+        cli.run(["evaluate", *arguments])
+
+
+def test_a_set_with_a_bad_image_is_refused_whole(folder):
+    Image.new("RGB", (10, 40)).save(folder / "small.png")
+    with pytest.raises(UserError, match=r"small\.png is 10x40 pixels: SSIM needs"):
+        read_set(folder)
+    (folder / "small.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"small\.png is not an image"):
+        read_set(folder)
+
+
+def test_the_picture_shows_every_image_where_it_changed_most(photographs):
+    class Marks(Restorer):
+        """Changes one place of an image, the same in all."""
+
+        def __call__(self, image):
+            image = image.copy()
+            image[100:120, 200:220] = (255, 0, 255)
+            return image
+
+    sheet = picture(
+        {"marks": Marks(tiny.Filter())}, photographs, "jpeg", 10, window=64, zoom=1
+    )
+    assert sheet.shape[0] > 4 * 64 and sheet.shape[1] > 3 * 64
+    magenta = (sheet == (255, 0, 255)).all(axis=-1)
+    assert magenta.sum() == len(photographs) * 20 * 20

@@ -1,0 +1,155 @@
+"""The training command as a user starts it: real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from test_train import assert_same_params, lines
+
+ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "cir_jax.main"]
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | environment,
+        timeout=900,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no config: give --config="),
+        (["--config=configs/nothing.py"], "configs/nothing.py"),
+        (["--config=configs/quickstart.py", "--config.stepz=3"], "stepz"),
+        (["--config=configs/quickstart.py", "--config.steps=many"], "many"),
+        (["--config=configs/quickstart.py", "--wrokdir=x"], "wrokdir"),
+        (["--config=configs/quickstart.py", "surplus"], "surplus"),
+        (["--config=configs/quickstart.py", "--config.steps=0"], "give at least 1"),
+        (["--config=configs/quickstart.py", "--config.model.name=x"], "model 'x'"),
+        (
+            ["--config=configs/promptcir.py"],
+            "records folder data/df2k-lsdir-jpeg7 does not exist: make it with\n"
+            "  cir encode --source DF2K_LSDIR --recipe jpeg7",
+        ),
+        (["--config=configs/promptcir_lite.py"], "cir encode --source DF2K --recipe"),
+    ],
+)
+def test_bad_input_exits_with_2_and_one_sentence(tmp_path, arguments, words):
+    workdir = tmp_path / "new"
+    result = run(*arguments, f"--workdir={workdir}")
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert result.stderr.splitlines()[-2 if "\n" in words else -1].startswith("error: ")
+    assert "Traceback" not in result.stderr
+    assert not (workdir / "checkpoints").exists()
+
+
+def quickstart(workdir, **fields):
+    """Arguments of the quickstart config, with the smallest network, for a few steps."""
+    small = {
+        "steps": 12,
+        "batch_size": 2,
+        "log_every": 1,
+        "data.patch": 32,
+        "evaluation.every": 4,
+        "evaluation.qualities": (10,),
+        "checkpoint.every": 4,
+    }
+    config = ROOT / "configs" / "quickstart.py"
+    program = (
+        f"import runpy; get = runpy.run_path({str(config)!r})['get_config']\n"
+        "def get_config():\n"
+        "    config = get()\n"
+        f"    config.model = {tiny.MODEL!r}\n"
+        f"    config.update_from_flattened_dict({small | fields!r})\n"
+        "    return config\n"
+    )
+    path = workdir.parent / f"{workdir.name}.py"
+    path.write_text(program)
+    return [f"--config={path}", f"--workdir={workdir}"]
+
+
+@pytest.mark.slow
+def test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    result = run(*quickstart(whole))
+    assert result.returncode == 0, result.stderr
+    assert f"before and after: {whole / 'before_after.png'}" in result.stdout
+
+    arguments = quickstart(killed)
+    process = subprocess.Popen([*COMMAND, *arguments], cwd=ROOT, env=os.environ)
+    log = killed / "metrics.jsonl"
+    deadline = time.monotonic() + 600
+    while not (log.exists() and any(line["step"] >= 6 for line in lines(killed))):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "scores.json").exists()
+
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "4 of 12 steps done" in result.stderr or "8 of 12" in result.stderr
+    assert_same_params(whole, killed)
+    steps = [line["step"] for line in lines(killed) if "loss" in line]
+    assert steps == list(range(1, 13))
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_exits_with_0(tmp_path):
+    workdir = tmp_path / "run"
+    arguments = quickstart(workdir, steps=100_000)
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=ROOT,
+        env=os.environ,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 600
+    while not (workdir / "metrics.jsonl").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    _, complaints = process.communicate()
+    assert process.returncode == 0
+    last = lines(workdir)[-1]["step"]
+    assert f"stopped by SIGTERM; step {last} is saved" in complaints
+    assert (workdir / "checkpoints" / str(last)).is_dir()
+
+
+def losses(records, devices, fsdp):
+    program = ROOT / "tests" / "ten_steps.py"
+    result = subprocess.run(
+        [sys.executable, program, str(records), str(fsdp)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ
+        | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+        timeout=900,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["devices"] == devices
+    return found["losses"]
+
+
+@pytest.mark.slow
+def test_eight_devices_train_like_one(records):
+    one = losses(records, 1, 1)
+    assert abs(one[-1] / one[0] - 1) > 0.01
+    for fsdp in (1, 2):
+        assert losses(records, 8, fsdp) == pytest.approx(one, rel=1e-5)

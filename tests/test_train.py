@@ -1,0 +1,232 @@
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+from flax import nnx
+from test_experiment import QUICKSTART, load
+
+from cir_jax import Restorer, image_io, weights
+from cir_jax.checkpoints import Checkpoints
+from cir_jax.errors import UserError
+from cir_jax.evaluate import evaluate
+from cir_jax.losses import charbonnier
+from cir_jax.metrics_log import MetricsLog
+from cir_jax.train import (
+    TrainState,
+    initial_model,
+    make_step,
+    train_and_evaluate,
+)
+
+
+def small_config(records, validation):
+    """The quickstart experiment with the smallest network, for a few steps."""
+    config = load(QUICKSTART)
+    config.model = tiny.MODEL
+    config.steps = 6
+    config.batch_size = 2
+    config.data.records = str(records)
+    config.data.encode_if_missing = False
+    config.data.patch = 32
+    config.evaluation.images = str(validation)
+    config.evaluation.qualities = (10,)
+    config.evaluation.every = 4
+    config.checkpoint.every = 2
+    config.log_every = 1
+    return config
+
+
+@pytest.fixture
+def config(records, validation):
+    return small_config(records, validation)
+
+
+def params(model):
+    if not isinstance(model, nnx.Module):
+        model = weights.load(model)
+    return weights.flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+
+
+def assert_same_params(left, right):
+    """Of two models, weights files or workdirs."""
+    left, right = params(left), params(right)
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        np.testing.assert_array_equal(value, right[name])
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, records, validation):
+    """A workdir whose training ran through."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    return workdir, train_and_evaluate(small_config(records, validation), workdir)
+
+
+def test_a_training_leaves_weights_scores_a_picture_and_a_log(finished):
+    workdir, report = finished
+    names = {path.name for path in workdir.iterdir()}
+    assert names == {
+        "before_after.png",
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "scores.json",
+        "weights.safetensors",
+    }
+    log = lines(workdir)
+    steps = [line["step"] for line in log if "loss" in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in log if "evaluation" in line] == [4, 6]
+    scores = json.loads((workdir / "scores.json").read_text())
+    assert scores["rows"] == log[-1]["evaluation"] == report.rows()
+
+
+def test_the_exported_weights_are_what_was_scored(finished, validation):
+    workdir, report = finished
+    sets = {"crops": {"coffee": image_io.read_rgb(validation / "coffee.png")}}
+    again = evaluate({"again": Restorer(workdir)}, sets, "jpeg", (10,))
+    assert again.rows()[1]["psnr"] == report.rows()[1]["psnr"]
+
+
+def test_a_finished_training_only_scores_again(finished, config):
+    workdir, report = finished
+    before = lines(workdir)
+    assert train_and_evaluate(config, workdir).rows()[1]["psnr"] == pytest.approx(
+        report.rows()[1]["psnr"]
+    )
+    assert lines(workdir)[: len(before)] == before
+
+
+def test_an_interrupted_training_ends_like_an_uninterrupted_one(
+    finished, config, tmp_path, monkeypatch
+):
+    """SIGTERM in the middle: saved, returned, resumed, the same bit for bit."""
+    original = Checkpoints.save
+
+    def save_and_terminate(self, step, state, psnr):
+        original(self, step, state, psnr)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_terminate)
+        assert train_and_evaluate(config, tmp_path) is None
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+    assert train_and_evaluate(config, tmp_path) is not None
+    assert_same_params(tmp_path, finished[0])
+    ours, theirs = (
+        [line["loss"] for line in lines(workdir) if "loss" in line]
+        for workdir in (tmp_path, finished[0])
+    )
+    assert ours == theirs
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step(config, tmp_path, monkeypatch):
+    def add_poisoned(log, step, metrics):
+        nan = jnp.nan if step == 5 else 0.0
+        add(log, step, metrics | {"loss": metrics["loss"] + nan})
+
+    add = MetricsLog.add
+    monkeypatch.setattr(MetricsLog, "add", add_poisoned)
+    config.log_every = 100
+    with pytest.raises(UserError, match=r"loss is nan at step 5.*learning_rate"):
+        train_and_evaluate(config, tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "4"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 1}, r"config\.seed=0, not 1"),
+        ({"model": tiny.MODEL | {"dim": 8}}, r"config\.model="),
+    ],
+)
+def test_the_workdir_of_another_experiment_is_refused(finished, config, change, words):
+    config.update(change)
+    before = (finished[0] / "weights.safetensors").read_bytes()
+    with pytest.raises(UserError, match=words):
+        train_and_evaluate(config, finished[0])
+    assert (finished[0] / "weights.safetensors").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_model_is_refused(finished, config, tmp_path):
+    config.model = tiny.MODEL | {"prompt_dims": (8, 8, 8)}
+    (tmp_path / "checkpoints").symlink_to(finished[0] / "checkpoints")
+    with pytest.raises(UserError, match=r"checkpoints/6 does not fit this config's mo"):
+        train_and_evaluate(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("data.records", "nowhere", r"nowhere does not exist: make it with\n  cir enc"),
+        ("evaluation.images", "nowhere", "folder nowhere does not exist"),
+        ("model", {"name": "promptcri"}, "did you mean 'promptcir'"),
+        ("loss", "l2", "did you mean 'l1'"),
+        ("dtype", "float16", "known are bfloat16, float32"),
+        ("data.patch", 36, r"config\.data\.patch=36 is no multiple of 8"),
+        ("mesh.fsdp", 2, r"config\.mesh\.fsdp=2 does not divide the 1 devices"),
+        ("optimizer.decay", "cos", "known are constant, cosine, step"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_written(
+    config, tmp_path, field, value, words
+):
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=words):
+        train_and_evaluate(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_truncated_shard_is_named(config, records, tmp_path):
+    copy = tmp_path / "records"
+    copy.mkdir()
+    for path in records.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    shard = next(copy.glob("*.tfrecord"))
+    shard.write_bytes(shard.read_bytes()[:-10])
+    config.data.records = str(copy)
+    with pytest.raises(UserError, match=rf"{shard.name} is truncated"):
+        train_and_evaluate(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_ema_follows_quickly_at_first_and_slowly_later():
+    params = {"w": jnp.ones(3)}
+    model = tiny.Filter()
+    graphdef, params = nnx.split(model, nnx.Param)
+    params = nnx.to_pure_dict(params)
+    transformation = optax.sgd(1e-2)
+    step = jax.jit(make_step(graphdef, charbonnier, transformation, 0.5))
+    zero = jax.tree.map(jnp.zeros_like, params)
+    batch = {
+        name: np.random.default_rng(seed).integers(0, 256, (1, 8, 8, 3), np.uint8)
+        for seed, name in enumerate(("degraded", "clean"))
+    }
+    for age, decay in ((0, 1 / 10), (4, 5 / 14), (1000, 0.5)):
+        state = TrainState(jnp.int32(age), params, transformation.init(params), zero)
+        state, _ = step(state, batch)
+        for average, value in zip(
+            jax.tree.leaves(state.ema), jax.tree.leaves(state.params), strict=True
+        ):
+            np.testing.assert_allclose(average, (1 - decay) * value, rtol=1e-5)
+
+
+def test_weights_to_start_from(config, weights_file):
+    assert_same_params(initial_model(config), tiny.model(config.seed))
+    config.seed += 1
+    config.init_from = str(weights_file)
+    assert_same_params(initial_model(config), weights.load(weights_file))
+    config.model = tiny.MODEL | {"dim": 8}
+    with pytest.raises(UserError, match=r"holds a model of config .*make them equal"):
+        initial_model(config)

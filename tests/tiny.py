@@ -1,0 +1,37 @@
+"""Small networks, for tests of what is around a network."""
+
+from flax import nnx
+from jax import numpy as jnp
+
+from cir_jax.models import build_model
+
+MODEL = {
+    "name": "promptcir",
+    "dim": 4,
+    "num_blocks": (1, 1, 1, 1),
+    "num_refinement_blocks": 1,
+    "heads": (1, 1, 1, 2),
+    "ffn_expansion": 1.0,
+    "window_size": 4,
+    "num_tasks": 2,
+    "num_bases": (2, 2, 2),
+    "prompt_dims": (4, 4, 4),
+    "prompt_heads": 1,
+}
+
+
+def model(seed: int = 0) -> nnx.Module:
+    """The smallest PromptCIR: seconds to compile, sides in multiples of 8."""
+    return build_model(MODEL, nnx.Rngs(seed))
+
+
+class Filter(nnx.Module):
+    """One convolution that keeps to the model contract; compiles at once."""
+
+    scale, multiple = 1, 8
+
+    def __init__(self, seed: int = 0):
+        self.conv = nnx.Conv(3, 3, (5, 5), rngs=nnx.Rngs(seed))
+
+    def __call__(self, image: jnp.ndarray) -> jnp.ndarray:
+        return image + 0.1 * self.conv(image)
