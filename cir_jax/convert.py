@@ -53,7 +53,7 @@ def _same(x: np.ndarray) -> np.ndarray:
 
 
 _LAYOUTS: dict[tuple[type, str], _Layout] = {
-    (nnx.Linear, "kernel"): _Layout("weight", np.transpose, np.transpose),
+    (layers.Linear, "kernel"): _Layout("weight", np.transpose, np.transpose),
     (layers.PointwiseConv, "kernel"): _Layout(
         "weight", lambda x: x.T[:, :, None, None], lambda x: x[:, :, 0, 0].T
     ),

@@ -20,6 +20,8 @@ from jaxtyping import Array, Float
 
 from cir_jax.errors import UserError
 from cir_jax.ops.depthwise import depthwise_conv3x3
+from cir_jax.ops.gated_gelu import gated_gelu
+from cir_jax.ops.matmul import matmul
 from cir_jax.ops.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from cir_jax.ops.transposed_attention import transposed_attention
 
@@ -148,7 +150,44 @@ def conv3x3(
     )
 
 
-class PointwiseConv(nnx.Linear):
+class Linear(nnx.Linear):
+    """A linear layer over channels that can compute some of its outputs alone.
+
+    Computing halves or thirds one by one is how the blocks below avoid to split a wide
+    map: a split copies the map, its gradient copies it once more, and on CPU both cost
+    more than the products.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool = True,
+        kernel_init: Initializer,
+        bias_init: Initializer = nnx.initializers.zeros,
+        rngs: nnx.Rngs,
+        dtype: Dtype,
+    ):
+        super().__init__(
+            inputs,
+            outputs,
+            use_bias=bias,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self, x: Float[Array, "*b c"], outputs: slice = slice(None)
+    ) -> Float[Array, "*b d"]:
+        kernel = self.kernel[:, outputs].astype(self.dtype)
+        y = matmul(x.astype(self.dtype), kernel)
+        return y if self.bias is None else y + self.bias[outputs].astype(self.dtype)
+
+
+class PointwiseConv(Linear):
     """1x1 convolution, as the matrix product that it is."""
 
     def __init__(
@@ -164,7 +203,7 @@ class PointwiseConv(nnx.Linear):
         super().__init__(
             inputs,
             outputs,
-            use_bias=bias,
+            bias=bias,
             kernel_init=init,
             bias_init=init,
             dtype=dtype,
@@ -173,7 +212,10 @@ class PointwiseConv(nnx.Linear):
 
 
 class DepthwiseConv(nnx.Module):
-    """3x3 convolution of each channel by itself; zeros outside."""
+    """3x3 convolution of each channel by itself; zeros outside.
+
+    Given `channels`, x holds only those, and only their kernels are used.
+    """
 
     def __init__(
         self, channels: int, *, bias: bool = False, rngs: nnx.Rngs, dtype: Dtype
@@ -183,9 +225,18 @@ class DepthwiseConv(nnx.Module):
         self.bias = nnx.Param(init(rngs.params(), (channels,))) if bias else None
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        y = depthwise_conv3x3(x.astype(self.dtype), self.kernel.astype(self.dtype))
-        return y if self.bias is None else y + self.bias.astype(self.dtype)
+    def __call__(
+        self, x: Float[Array, "b h w c"], channels: slice = slice(None)
+    ) -> Float[Array, "b h w c"]:
+        kernel = self.kernel[:, :, channels].astype(self.dtype)
+        y = depthwise_conv3x3(x.astype(self.dtype), kernel)
+        return y if self.bias is None else y + self.bias[channels].astype(self.dtype)
+
+
+def parts(channels: int, count: int) -> list[slice]:
+    """Cuts `channels` into `count` slices of the same length."""
+    size = channels // count
+    return [slice(i * size, (i + 1) * size) for i in range(count)]
 
 
 class MDTA(nnx.Module):
@@ -207,7 +258,10 @@ class MDTA(nnx.Module):
         self.project_out = PointwiseConv(channels, channels, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        q, k, v = jnp.split(self.qkv_dwconv(self.qkv(x)), 3, axis=-1)
+        q, k, v = (
+            self.qkv_dwconv(self.qkv(x, part), part)
+            for part in parts(self.qkv.out_features, 3)
+        )
         return self.project_out(transposed_attention(q, k, v, self.temperature[...]))
 
 
@@ -230,8 +284,11 @@ class GDFN(nnx.Module):
         self.project_out = PointwiseConv(hidden, channels, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        gate, value = jnp.split(self.dwconv(self.project_in(x)), 2, axis=-1)
-        return self.project_out(jax.nn.gelu(gate, approximate=False) * value)
+        gate, value = (
+            self.dwconv(self.project_in(x, part), part)
+            for part in parts(self.project_in.out_features, 2)
+        )
+        return self.project_out(gated_gelu(gate, value))
 
 
 class TransformerBlock(nnx.Module):

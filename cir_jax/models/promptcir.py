@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 from cir_jax.models.layers import (
     GDFN,
     Downsample,
+    Linear,
     PointwiseConv,
     RestorationModel,
     TransformerBlock,
@@ -32,6 +33,7 @@ from cir_jax.models.layers import (
     conv3x3,
     layer_norm,
     normal,
+    parts,
     uniform,
 )
 from cir_jax.ops.prompt_mixing import mix_prompts
@@ -213,9 +215,8 @@ def _join(x: Array, y: Array) -> Array:
     return jnp.concatenate([x, y], axis=-1)
 
 
-def _linear(inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.Linear:
-    init = normal(0.02)
-    return nnx.Linear(inputs, outputs, kernel_init=init, dtype=dtype, rngs=rngs)
+def _linear(inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Dtype) -> Linear:
+    return Linear(inputs, outputs, kernel_init=normal(0.02), dtype=dtype, rngs=rngs)
 
 
 class DPM(nnx.Module):
@@ -343,7 +344,8 @@ class WindowAttention(nnx.Module):
         regions = shift_regions(h, w, size, shift) if shift else None
         x = jnp.roll(x, (-shift, -shift), axis=(1, 2))
 
-        q, k, v = jnp.split(self.qkv(partition(x, size)), 3, axis=-1)
+        tokens = partition(x, size)
+        q, k, v = (self.qkv(tokens, part) for part in parts(self.qkv.out_features, 3))
         bias = _relative_position_bias(self.relative_position_bias_table, size, 0)
         x = self.proj(window_attention(q, k, v, bias, regions))
 
@@ -397,11 +399,12 @@ class OCAB(nnx.Module):
         self.ffn = GDFN(channels, expansion, bias=True, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        _, h, w, c = x.shape
+        _, h, w, _ = x.shape
         size, overlap = self.window_size, self.overlap
-        q, kv = jnp.split(self.qkv(self.norm1(x)), [c], axis=-1)
+        n = self.norm1(x)
+        q, k, v = (self.qkv(n, part) for part in parts(self.qkv.out_features, 3))
         q = partition(q, size)
-        k, v = jnp.split(overlapping_partition(kv, size, overlap), 2, axis=-1)
+        k, v = (overlapping_partition(y, size, overlap) for y in (k, v))
 
         bias = _relative_position_bias(self.relative_position_bias_table, size, overlap)
         x = x + self.proj(merge(window_attention(q, k, v, bias), h, w))
