@@ -28,12 +28,22 @@ def _parse(arguments: list[str]) -> list[str]:
     """Parses flags; says in one sentence what is wrong with them."""
     try:
         rest = flags.FLAGS(arguments)
-        if CONFIG.value is None:
-            raise UserError(
-                "no config: give --config=configs/quickstart.py, or another"
-            )
-    except (flags.Error, AttributeError, OSError, TypeError, ValueError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        # The flag's own errors quote text within text, and a config that raises one
+        # comes with its traceback: the last line is what says it.
+        text = str(error)
+        if text.startswith("'"):
+            text = text.strip("'").replace("\\n", "\n")
+        lines = text.splitlines()
+        raise UserError(f"{' '.join(arguments[1:])}: {lines[-1]}") from error
+    if CONFIG.value is None:
+        raise UserError("no config: give --config=configs/quickstart.py, or another")
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not Path(file).is_file():
+        raise UserError(
+            f"config file {file} does not exist: give --config=configs/quickstart.py, or "
+            "another"
+        )
     if rest[1:]:
         raise UserError(f"unknown argument {rest[1]!r}: flags start with --")
     return rest
