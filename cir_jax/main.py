@@ -41,8 +41,8 @@ def _parse(arguments: list[str]) -> list[str]:
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     if not Path(file).is_file():
         raise UserError(
-            f"config file {file} does not exist: give --config=configs/quickstart.py, or "
-            "another"
+            f"config file {file} does not exist: give --config=configs/quickstart.py, "
+            "or another"
         )
     if rest[1:]:
         raise UserError(f"unknown argument {rest[1]!r}: flags start with --")

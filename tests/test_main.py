@@ -61,7 +61,7 @@ def test_bad_input_exits_with_2_and_one_sentence(tmp_path, arguments, words):
 
 
 def quickstart(workdir, **fields):
-    """Arguments of the quickstart config, with the smallest network, for a few steps."""
+    """Arguments of the quickstart config with the smallest network and few steps."""
     small = {
         "steps": 12,
         "batch_size": 2,
