@@ -51,12 +51,14 @@ def _parse(arguments: list[str]) -> list[str]:
 
 def _run(_: list[str]) -> None:
     # Imported late: JAX takes seconds to load, a mistyped flag should not.
+    from cir_jax.models import abstract_model
     from cir_jax.train import train_and_evaluate
 
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(WORKDIR.value or f"runs/{name}")
     config = CONFIG.value
     experiment.check(config)
+    abstract_model(config.model)  # refuses a wrong one before any work is done
     folder = experiment.records_folder(config, workdir)
     if config.data.encode_if_missing and not (folder / manifest.NAME).is_file():
         cli.run(shlex.split(experiment.encode_command(config, workdir))[1:])

@@ -57,7 +57,7 @@ def test_bad_input_exits_with_2_and_one_sentence(tmp_path, arguments, words):
     assert words in result.stderr
     assert result.stderr.startswith("error: ")
     assert "Traceback" not in result.stderr
-    assert not (workdir / "checkpoints").exists()
+    assert not workdir.exists()
 
 
 def quickstart(workdir, **fields):

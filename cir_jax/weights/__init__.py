@@ -20,7 +20,7 @@ from flax import nnx, traverse_util
 
 from cir_jax.errors import UserError
 from cir_jax.files import written_whole
-from cir_jax.models import build_model
+from cir_jax.models import abstract_model
 
 SUFFIX = ".safetensors"
 WORKDIR_NAME = f"weights{SUFFIX}"
@@ -112,8 +112,7 @@ def load(name_or_path: str | os.PathLike, *, dtype: Any = jnp.float32) -> nnx.Mo
             "cir_jax wrote"
         )
     config = json.loads(metadata["model"])
-    abstract = nnx.eval_shape(lambda: build_model(config, nnx.Rngs(0), dtype=dtype))
-    graphdef, params = nnx.split(abstract, nnx.Param)
+    graphdef, params = nnx.split(abstract_model(config, dtype=dtype), nnx.Param)
     return nnx.merge(graphdef, fill(nnx.to_pure_dict(params), tensors, path))
 
 
