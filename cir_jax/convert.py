@@ -127,6 +127,20 @@ def to_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
     return tensors | _buffers(model)
 
 
+def official_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """The shapes of a network's official state dict, integer buffers left out.
+
+    Args:
+        model: the network; an abstract one will do.
+
+    Returns:
+        The shape of each tensor, under its official name.
+    """
+    return {
+        name: entry.official_shape for name, entry in _official_entries(model).items()
+    }
+
+
 class _Entry(NamedTuple):
     path: tuple[str | int, ...]
     variable: nnx.Param

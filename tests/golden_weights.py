@@ -20,14 +20,18 @@ GOLDENS = Path(__file__).parent / "goldens"
 def load(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The arrays of a golden file, and the state dict they were computed with."""
     with np.load(GOLDENS / f"{name}.npz") as arrays:
-        goldens = dict(arrays)
-    keys = json.loads((GOLDENS / f"{name}.keys.json").read_text())
-    return goldens, made_up_weights(keys)
+        return dict(arrays), made_up_weights(keys(name))
 
 
-def made_up_weights(keys: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+def keys(name: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of an official state dict, its integer buffers left out."""
+    shapes = json.loads((GOLDENS / f"{name}.keys.json").read_text())
+    return {key: tuple(shape) for key, shape in shapes.items()}
+
+
+def made_up_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """The state dict of a restorer: each tensor a function of its name and shape."""
-    return {key: _made_up(key, tuple(shape)) for key, shape in keys.items()}
+    return {key: _made_up(key, shape) for key, shape in shapes.items()}
 
 
 def _made_up(key: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 def matmul(
     x: Float[Array, "*b c"], kernel: Float[Array, "c d"]
 ) -> Float[Array, "*b d"]:
-    """x @ kernel, with a kernel gradient that transposes the narrow side on CPU.
+    """The product, with a kernel gradient that suits XLA on CPU.
 
     Automatic differentiation orders that gradient as (gᵀ x)ᵀ, and XLA then computes
     whatever makes the wide g in transposed order, slowly; xᵀ g is the same product

@@ -33,14 +33,14 @@ def transposed_attention(
     q, k, v = (x.reshape(b, h * w, heads, c // heads) for x in (q, k, v))
 
     products = jnp.einsum("bpnd,bpne->bnde", q, k, preferred_element_type=jnp.float32)
-    norms = _norm(q)[..., :, None] * _norm(k)[..., None, :]  # b n d e
-    weights = jax.nn.softmax(products / norms * temperature, axis=-1)
+    cosines = products * _inverse_norm(q)[..., :, None] * _inverse_norm(k)[..., None, :]
+    weights = jax.nn.softmax(cosines * temperature, axis=-1)
     out = jnp.einsum("bnde,bpne->bpnd", weights.astype(v.dtype), v)
     return out.reshape(b, h, w, c)
 
 
-def _norm(x: Float[Array, "b p n d"]) -> Float[Array, "b n d"]:
-    # The floor is that of torch's `normalize` (1e-12, squared); it stands under the
-    # root because the root's gradient at zero is infinite.
+def _inverse_norm(x: Float[Array, "b p n d"]) -> Float[Array, "b n d"]:
+    # The floor is that of torch's `normalize` (1e-12, squared). It stands under the
+    # root, whose gradient at zero is infinite.
     squares = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=1)
-    return jnp.sqrt(jnp.maximum(squares, 1e-24))
+    return jax.lax.rsqrt(jnp.maximum(squares, 1e-24))

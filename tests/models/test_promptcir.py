@@ -1,9 +1,17 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
-from golden_weights import assert_close, load, recorded_outputs
+from golden_weights import assert_close, load, made_up_weights, recorded_outputs
 
-from cir_jax.convert import from_state_dict
+from cir_jax.convert import from_state_dict, official_shapes
+from cir_jax.errors import UserError
+from cir_jax.models import abstract_model
+from cir_jax.models.promptcir import DPM
+
+XT = {"name": "promptcir", "variant": "XT"}
+PARAMETERS = {"base": 34_754_927, "S": 8_920_913, "T": 2_178_575, "XT": 362_187}
 
 
 def test_tiny_network_equals_the_official_one_at_every_stage():
@@ -23,6 +31,7 @@ def test_tiny_network_equals_the_official_one_at_every_stage():
             return model(image), outputs
 
     restored, outputs = run(state, goldens["x"])
+    assert len(outputs) == len(taps) == 18
     for name, expected in taps.items():
         assert_close(np.reshape(outputs[ours[name]], expected.shape), expected)
     assert_close(restored, goldens["y"])
@@ -33,3 +42,62 @@ def test_full_network_equals_the_official_one():
     graph, state = nnx.split(from_state_dict(weights))
     restored = jax.jit(lambda state, x: nnx.merge(graph, state)(x))(state, goldens["x"])
     assert_close(restored, goldens["y"])
+
+
+@pytest.mark.parametrize("variant", PARAMETERS)
+def test_each_variant_has_its_size_and_keeps_the_images_shape(variant):
+    model = abstract_model({"name": "promptcir", "variant": variant})
+    graph, state = nnx.split(model)
+    assert sum(x.size for x in jax.tree.leaves(state)) == PARAMETERS[variant]
+
+    assert model.scale == 1
+    m = model.multiple
+    image = jax.ShapeDtypeStruct((2, m, 3 * m, 3), jnp.float32)
+    restored = jax.eval_shape(lambda s, x: nnx.merge(graph, s)(x), state, image)
+    assert (restored.shape, restored.dtype) == (image.shape, image.dtype)
+
+
+def test_an_image_of_another_size_is_refused_with_the_size_to_pad_to():
+    model = abstract_model({"name": "promptcir"})
+    with pytest.raises(UserError, match="multiples of 32; pad it to 64 x 96"):
+        model(jnp.zeros((1, 33, 96, 3)))
+
+
+def filled(config, dtype):
+    """A network with made-up weights whose output is a modest correction."""
+    weights = made_up_weights(official_shapes(abstract_model(config)))
+    weights["output.weight"] *= 0.1
+    return nnx.split(from_state_dict(weights, dtype=dtype))
+
+
+def test_bfloat16_is_close_to_float32():
+    image = jax.random.uniform(jax.random.key(0), (1, 16, 32, 3))
+    exact, rounded = (
+        jax.jit(lambda s, x, graph=graph: nnx.merge(graph, s)(x))(state, image)
+        for graph, state in (filled(XT, t) for t in (jnp.float32, jnp.bfloat16))
+    )
+    assert rounded.dtype == jnp.float32
+    correction = jnp.linalg.norm(exact - image)
+    assert jnp.linalg.norm(rounded - exact) < 0.05 * correction
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gradients_are_finite_and_reach_the_first_layer(dtype):
+    image = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3))
+    graph, state = filled(XT, dtype)
+    gradient = jax.jit(jax.grad(lambda s: jnp.abs(nnx.merge(graph, s)(image)).mean()))(
+        state
+    )
+    for leaf in jax.tree.leaves(gradient):
+        assert leaf.dtype == jnp.float32
+        assert np.isfinite(leaf).all()
+    assert np.any(gradient["patch_embed_input"]["kernel"][...])
+
+
+def test_prompts_start_between_zero_and_one_and_linear_layers_small():
+    prompts = DPM(24, 7, 16, 40, rngs=nnx.Rngs(0), dtype=jnp.float32)
+    bank = prompts.prompt[...]
+    assert 0 <= bank.min() < 0.01 < 0.99 < bank.max() < 1
+    assert np.std(prompts.basis_mlp.fc1.kernel[...]) == pytest.approx(0.02, rel=0.1)
+    assert not np.any(prompts.basis_mlp.fc1.bias[...])

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import tiny
+from golden_weights import keys, made_up_weights
+
+from cir_jax.convert import (
+    from_state_dict,
+    infer_config,
+    official_shapes,
+    to_state_dict,
+)
+from cir_jax.errors import UserError
+from cir_jax.models import abstract_model
+from cir_jax.models.promptcir import VARIANTS
+
+INDEX = "relative_position_index_"
+
+
+@pytest.fixture(scope="module")
+def state_dict():
+    return made_up_weights(official_shapes(abstract_model(tiny.MODEL)))
+
+
+@pytest.mark.parametrize(
+    ("golden", "config"),
+    [
+        ("promptcir_full", {}),
+        (
+            "promptcir_tiny",
+            {"dim": 16, "num_blocks": (2, 2, 1, 1), "num_refinement_blocks": 1},
+        ),
+    ],
+)
+def test_official_names_and_shapes_are_ours(golden, config):
+    model = abstract_model({"name": "promptcir", **config})
+    official = keys(golden)
+    assert official_shapes(model) == official
+    assert infer_config(official) == model.config
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_hyper_parameter_is_inferred(variant):
+    model = abstract_model({"name": "promptcir", "variant": variant})
+    assert infer_config(official_shapes(model)) == model.config
+
+
+def test_the_way_back_gives_the_same_bits(state_dict):
+    returned = to_state_dict(from_state_dict(state_dict))
+    assert to_state_dict(from_state_dict(returned)).keys() == returned.keys()
+    indices = {name: returned.pop(name) for name in (INDEX + "SA", INDEX + "OCA")}
+    assert returned.keys() == state_dict.keys()
+    for name, tensor in state_dict.items():
+        np.testing.assert_array_equal(returned[name], tensor, strict=True)
+    assert {(x.shape, x.dtype.name) for x in indices.values()} == {
+        ((16, 16), "int64"),
+        ((16, 36), "int64"),
+    }
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "net."])
+def test_names_that_a_wrapper_prefixed_are_understood(state_dict, wrapper):
+    wrapped = {wrapper + name: tensor for name, tensor in state_dict.items()}
+    assert official_shapes(from_state_dict(wrapped)) == official_shapes(
+        abstract_model(tiny.MODEL)
+    )
+
+
+def test_everything_that_does_not_fit_is_listed(state_dict):
+    missing, reshaped = "refinement.0.attn.temperature", "output.weight"
+    broken = state_dict | {
+        "extra.weight": np.zeros(3, np.float32),
+        reshaped: np.zeros((3, 8, 1, 1), np.float32),
+        INDEX + "SA": np.zeros((16, 16), np.int64),
+    }
+    del broken[missing]
+    with pytest.raises(UserError) as error:
+        from_state_dict(broken)
+    lines = str(error.value).splitlines()
+    assert lines[1:] == [
+        "! output.weight (3, 8, 1, 1): (3, 8, 3, 3) in the network",
+        "! relative_position_index_SA: other values than the official index",
+        "+ extra.weight (3,): not in the network",
+        "- refinement.0.attn.temperature (1, 1, 1): not in the state dict",
+    ]
+
+
+def test_unknown_and_incomplete_networks_are_refused(state_dict):
+    with pytest.raises(UserError, match=r"no known network.*'conv\.weight'"):
+        from_state_dict({"conv.weight": np.zeros((3, 3, 3, 3), np.float32)})
+    del state_dict["patch_embed_input.proj.weight"]
+    with pytest.raises(UserError, match=r"no 'patch_embed_input\.proj\.weight'"):
+        from_state_dict(state_dict)

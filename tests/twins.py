@@ -1,0 +1,37 @@
+"""Fast functions against slow, obvious ones."""
+
+import jax
+import numpy as np
+
+
+def assert_twins(fast, slow, *arguments, tolerance: float = 1e-5) -> None:
+    """Asks that two functions agree in value and in the gradient of every argument."""
+    expected = np.asarray(slow(*arguments))
+    weights = np.random.RandomState(0).standard_normal(expected.shape)
+    weights = weights.astype(np.float32)
+
+    def value_and_gradients(function):
+        def weighted(*arguments):
+            output = function(*arguments)
+            return (output * weights).sum(), output
+
+        every = tuple(range(len(arguments)))
+        gradients, output = jax.jit(jax.grad(weighted, argnums=every, has_aux=True))(
+            *arguments
+        )
+        return output, *gradients
+
+    pairs = zip(value_and_gradients(fast), value_and_gradients(slow), strict=True)
+    for ours, theirs in pairs:
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(fast(*arguments), expected, tolerance, tolerance)
+
+
+def arrays(*shapes: tuple[int, ...], seed: int = 0) -> list[jax.Array]:
+    """Standard normal float32 arrays."""
+    random = np.random.RandomState(seed)
+    return [
+        jax.numpy.asarray(random.standard_normal(shape), jax.numpy.float32)
+        for shape in shapes
+    ]
