@@ -65,7 +65,7 @@ _LAYOUTS: dict[tuple[type, str], _Layout] = {
         lambda x: x.transpose(2, 0, 1)[:, None],
         lambda x: x[:, 0].transpose(1, 2, 0),
     ),
-    (nnx.LayerNorm, "scale"): _Layout("weight", _same, _same),
+    (layers.LayerNorm, "scale"): _Layout("weight", _same, _same),
     (promptcir.DPM, "prompt"): _Layout(
         "prompt", lambda x: x[None, ..., None, None], lambda x: x[0, ..., 0, 0]
     ),

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from cir_jax.errors import UserError
 from cir_jax.ops.depthwise import depthwise_conv3x3
 from cir_jax.ops.gated_gelu import gated_gelu
+from cir_jax.ops.layer_norm import layer_norm
 from cir_jax.ops.matmul import matmul
 from cir_jax.ops.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from cir_jax.ops.transposed_attention import transposed_attention
@@ -125,11 +126,16 @@ def _front(flat: Array, shape: tuple[int, ...]) -> Array:
     return flat[: math.prod(shape)].reshape(shape)
 
 
-def layer_norm(channels: int, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.LayerNorm:
-    """Layer norm over channels with the official networks' epsilon."""
-    return nnx.LayerNorm(
-        channels, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs
-    )
+class LayerNorm(nnx.Module):
+    """Layer norm over channels, with bias."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: Dtype):
+        self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+        return layer_norm(x.astype(self.dtype), self.scale[...], self.bias[...])
 
 
 def conv3x3(
@@ -305,9 +311,9 @@ class TransformerBlock(nnx.Module):
         dtype: Dtype,
     ):
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
-        self.norm1 = layer_norm(channels, **options)
+        self.norm1 = LayerNorm(channels, **options)
         self.attn = MDTA(channels, heads, bias=bias, **options)
-        self.norm2 = layer_norm(channels, **options)
+        self.norm2 = LayerNorm(channels, **options)
         self.ffn = GDFN(channels, expansion, bias=bias, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:

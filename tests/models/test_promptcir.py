@@ -11,7 +11,7 @@ from cir_jax.models import abstract_model
 from cir_jax.models.promptcir import DPM
 
 XT = {"name": "promptcir", "variant": "XT"}
-PARAMETERS = {"base": 34_754_927, "S": 8_920_913, "T": 2_178_575, "XT": 362_187}
+PARAMETERS = {"base": 34_754_927, "S": 8_920_913, "T": 2_178_575, "XT": 359_451}
 
 
 def test_tiny_network_equals_the_official_one_at_every_stage():

@@ -3,7 +3,14 @@ import jax.numpy as jnp
 from twins import arrays, assert_twins
 
 from cir_jax.ops.gated_gelu import gated_gelu
+from cir_jax.ops.layer_norm import layer_norm
 from cir_jax.ops.matmul import matmul
+
+
+def kept_for_the_gradient(function, *arguments):
+    """How many numbers lie between a function and its gradient."""
+    _, pull = jax.vjp(function, *arguments)
+    return sum(x.size for x in jax.tree.leaves(pull))
 
 
 def test_gated_gelu_is_the_exact_gelu_times_the_value():
@@ -17,10 +24,25 @@ def test_gated_gelu_is_the_exact_gelu_times_the_value():
     )
 
 
-def test_gated_gelu_keeps_only_its_inputs_for_the_gradient():
+def test_gated_gelu_keeps_only_its_inputs():
     gate, value = arrays((4, 8), (4, 8))
-    _, pull = jax.vjp(gated_gelu, gate, value)
-    assert sum(x.size for x in jax.tree.leaves(pull)) == gate.size + value.size
+    assert kept_for_the_gradient(gated_gelu, gate, value) == gate.size + value.size
+
+
+def test_layer_norm_normalises_each_pixel():
+    def spelt_out(x, scale, bias):
+        deviation = jnp.sqrt(jnp.var(x, axis=-1, keepdims=True) + 1e-5)
+        return (x - jnp.mean(x, axis=-1, keepdims=True)) / deviation * scale + bias
+
+    x, scale, bias = arrays((2, 3, 4, 8), (8,), (8,))
+    assert_twins(layer_norm, spelt_out, 3 * x + 1, scale, bias)
+    assert_twins(layer_norm, spelt_out, 0 * x + 1, scale, bias)
+
+
+def test_layer_norm_keeps_two_numbers_a_pixel():
+    x, scale, bias = arrays((2, 3, 4, 8), (8,), (8,))
+    kept = kept_for_the_gradient(layer_norm, x, scale, bias)
+    assert kept == x.size + 2 * (2 * 3 * 4) + scale.size
 
 
 def test_matmul_multiplies():
