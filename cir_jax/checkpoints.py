@@ -1,5 +1,6 @@
 """Training checkpoints: the one module that knows Orbax."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from cir_jax.errors import UserError
+
+
+def _psnr(metrics: Mapping[str, float]) -> float:
+    return metrics["psnr"]
 
 
 class Checkpoints:
@@ -20,18 +25,23 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int):
         latest = preservation_policy.LatestN(keep)
         best = preservation_policy.BestN(
-            get_metric_fn=lambda metrics: metrics["psnr"],
-            n=1,
-            keep_checkpoints_without_metrics=False,
+            get_metric_fn=_psnr, n=1, keep_checkpoints_without_metrics=False
         )
         policy = preservation_policy.AnyPreservationPolicy([latest, best])
         self._folder = folder
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy, cleanup_tmp_directories=True
+                preservation_policy=policy,
+                best_fn=_psnr,  # without one, metrics are not written to disk
+                cleanup_tmp_directories=True,
             ),
         )
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints there are."""
+        return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, psnr: float | None) -> None:
         """Starts to save; the state may be donated as soon as this returns.
@@ -41,7 +51,7 @@ class Checkpoints:
             state: a pytree of arrays.
             psnr: the evaluation of this very state in dB, if there was one.
         """
-        if step in self._manager.all_steps():
+        if step in self.steps:
             return
         self._manager.save(
             step,

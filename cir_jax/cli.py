@@ -5,7 +5,6 @@ Modules are imported by the subcommand that needs them: JAX takes seconds to loa
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         status = WRONG_USE
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         status = INTERRUPTED
     sys.exit(status)
 
@@ -122,18 +121,23 @@ def _encode(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from cir_jax import photos, weights
+    from cir_jax.data import manifest
     from cir_jax.evaluate import CODEC_ALONE, evaluate, read_set
     from cir_jax.restore import Restorer
 
+    if options.json and not options.json.parent.is_dir():
+        raise UserError(f"--json {options.json}: its folder does not exist")
     sets = {}
     for named in options.set or ["photographs=photos:validation"]:
         name, separator, folder = named.partition("=")
         if not separator:
             raise UserError(f"--set {named}: give it as NAME=DIR")
+        if name in sets:
+            raise UserError(f"--set {named}: the name {name} is given twice")
         sets[name] = read_set(photos.resolve(folder))
     names = [name for name in options.weights.split(",") if name != CODEC_ALONE]
     report = evaluate(
-        {Path(name).stem: Restorer(name) for name in names},
+        {name: Restorer(name) for name in names},
         sets,
         options.codec,
         codecs.parse_qualities(options.quality),
@@ -142,7 +146,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     print(report.table())
     if options.json:
-        options.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+        manifest.write_json(options.json, report.to_json())
     return DONE
 
 

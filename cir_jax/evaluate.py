@@ -37,7 +37,8 @@ PROTOCOLS = {
         "no border crop, mean over images"
     ),
     "gray": (
-        "Y of BT.601 limited range (MATLAB rgb2ycbcr) coded as a grey image; colour "
+        "Y of BT.601 limited range (MATLAB rgb2ycbcr), grey files as they are, coded "
+        "as a grey image; colour "
         "networks get Y in three channels and their outputs are averaged; 8-bit "
         "rounding, no border crop, mean over images"
     ),
@@ -84,8 +85,8 @@ class Report:
             for name in (*METRICS, "bpp", "seconds"):
                 row[name] = float(np.mean([getattr(score, name) for score in scores]))
             alone = np.mean([s.psnr for s in groups[(*key[:3], CODEC_ALONE)]])
-            # Identical images have infinite PSNR; nothing is gained on them.
-            row["gain"] = 0.0 if math.isinf(alone) else row["psnr"] - float(alone)
+            same = row["psnr"] == alone  # infinite, where the codec lost nothing
+            row["gain"] = 0.0 if same else row["psnr"] - float(alone)
             row["images"] = len(scores)
             rows.append(row)
         return rows
@@ -114,11 +115,18 @@ class Report:
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Protocol, mean rows, and every image's own scores."""
+        """Protocol, mean rows and every image's scores; null for infinite decibels."""
+
+        def finite(row: dict[str, Any]) -> dict[str, Any]:
+            return {
+                name: None if v in (math.inf, -math.inf) else v
+                for name, v in row.items()
+            }
+
         return {
             "protocol": self.protocol,
-            "rows": self.rows(),
-            "images": [dataclasses.asdict(score) for score in self.scores],
+            "rows": [finite(row) for row in self.rows()],
+            "images": [finite(dataclasses.asdict(score)) for score in self.scores],
         }
 
 
@@ -176,7 +184,7 @@ def evaluate(
         for image_name, image in images.items()
         for score in _score_image(
             restorers,
-            metrics.luma(image) if protocol == "gray" else image,
+            grey(image) if protocol == "gray" else image,
             coder,
             quality,
             functools.partial(Score, set_name, image_name, coder.name, quality),
@@ -226,6 +234,13 @@ def _score_image(
         start = time.perf_counter()
         restored = restore_channels(restorer, degraded)
         yield score(method, restored, time.perf_counter() - start)
+
+
+def grey(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 1"]:
+    """The image that the gray protocol is about; a grey file's is the file's own."""
+    if (image == image[..., :1]).all():
+        return image[..., :1]
+    return metrics.luma(image)
 
 
 def restore_channels(

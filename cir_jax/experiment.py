@@ -1,12 +1,13 @@
 """The fields of an experiment's config: every one is read, every one is there."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from cir_jax import codecs
 from cir_jax.errors import UserError, unknown
 
 ANY = object()
@@ -74,22 +75,72 @@ FIELDS: dict[str, Any] = {
 }
 
 
+CHOICES = {
+    "loss": ("l1", "charbonnier"),
+    "dtype": ("float32", "bfloat16"),
+    "optimizer.decay": ("cosine", "step", "constant"),
+    "data.grid_phase": ("aligned", "random"),
+}
+
+LEAST = {
+    "seed": 0,
+    "steps": 1,
+    "batch_size": 1,
+    "log_every": 1,
+    "ema_decay": 0,
+    "optimizer.warmup_steps": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.clip_norm": 0,
+    "data.patch": 1,
+    "data.workers": 0,
+    "evaluation.every": 1,
+    "checkpoint.every": 1,
+    "checkpoint.keep": 1,
+    "mesh.fsdp": 1,
+}
+
+
 def check(config: ConfigDict) -> None:
-    """Checks that a config has just the fields that the code reads, with their types.
+    """Checks that a config has just the fields that the code reads, with fit values.
 
     Raises:
         UserError: a field is unknown, missing, of another type, or out of range.
     """
     _check_fields(config, FIELDS, "config")
-    for name, value in _positive(config):
-        if value < 1:
-            raise UserError(f"config.{name} is {value}: give at least 1")
+    values = flatten(config)
+    for name, least in LEAST.items():
+        if values[name] < least:
+            raise UserError(f"config.{name} is {values[name]}: give at least {least}")
+    for name, choices in CHOICES.items():
+        if values[name] not in choices:
+            raise unknown(f"config.{name}", values[name], choices)
+    if config.optimizer.learning_rate <= 0 or config.ema_decay >= 1:
+        raise UserError(
+            "config.optimizer.learning_rate must be above 0 and config.ema_decay below "
+            f"1: they are {config.optimizer.learning_rate} and {config.ema_decay}"
+        )
     if config.evaluation.every % config.checkpoint.every:
         raise UserError(
             f"config.evaluation.every={config.evaluation.every} is no multiple of "
             f"config.checkpoint.every={config.checkpoint.every}: an evaluation belongs "
             "to a checkpoint, so make it one"
         )
+    codec = codecs.get_codec(config.evaluation.codec)
+    if not config.evaluation.qualities:
+        raise UserError("config.evaluation.qualities is empty: give one at least")
+    for quality in config.evaluation.qualities:
+        codecs.check_quality(codec, quality)
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """The fields by dotted name: {"optimizer.b1": 0.9, …}."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= {f"{name}.{below}": v for below, v in flatten(value).items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def records_folder(config: ConfigDict, workdir: Path) -> Path:
@@ -123,13 +174,3 @@ def _check_fields(config: ConfigDict, fields: Mapping[str, Any], path: str) -> N
             raise UserError(
                 f"{path}.{name} is {value!r}: expected a value of type {kind.__name__}"
             )
-
-
-def _positive(config: ConfigDict) -> Iterator[tuple[str, int]]:
-    yield "steps", config.steps
-    yield "batch_size", config.batch_size
-    yield "log_every", config.log_every
-    yield "data.patch", config.data.patch
-    yield "evaluation.every", config.evaluation.every
-    yield "checkpoint.every", config.checkpoint.every
-    yield "checkpoint.keep", config.checkpoint.keep

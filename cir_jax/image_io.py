@@ -1,8 +1,5 @@
 """Image files in and out: decoded whole or refused with a reason, written whole."""
 
-import contextlib
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +47,19 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "h w 3"]:
             has alpha or more than 8 bits a channel; names the file and what to do.
     """
     try:
-        with _bombs_are_errors(), Image.open(path, formats=FORMATS) as image:
-            if image.mode not in COLOUR_MODES or image.has_transparency_data:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise UserError(
-                    f"{path} has mode {image.mode}: convert it to 8-bit RGB or grey "
-                    "without alpha first"
+                    f"{path} has {image.width}x{image.height} pixels, more than the "
+                    f"{Image.MAX_IMAGE_PIXELS:,} that are read: cut it into pieces"
+                )
+            # Pillow reads 16-bit colour as 8-bit; the decoder's arguments tell.
+            deep = ";16" in str(image.tile)
+            if deep or image.mode not in COLOUR_MODES or image.has_transparency_data:
+                kind = "16 bits a channel" if deep else f"mode {image.mode}"
+                raise UserError(
+                    f"{path} has {kind}: convert it to 8-bit RGB or grey without "
+                    "alpha first"
                 )
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except FileNotFoundError as error:
@@ -64,18 +69,10 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "h w 3"]:
             f"{path} is not an image that can be read: expected one of "
             f"{', '.join(FORMATS)}"
         ) from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
         raise UserError(f"{path} is too large: {error}") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path} cannot be decoded ({error}): replace it") from error
-
-
-@contextlib.contextmanager
-def _bombs_are_errors() -> Iterator[None]:
-    """Pillow only warns of an image between its limit of pixels and twice that."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
 
 
 def to_uint8(image: Float32[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w c"]:

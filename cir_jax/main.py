@@ -28,14 +28,15 @@ def _parse(arguments: list[str]) -> list[str]:
     """Parses flags; says in one sentence what is wrong with them."""
     try:
         rest = flags.FLAGS(arguments)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # a config is a program and can raise anything
         # The flag's own errors quote text within text, and a config that raises one
         # comes with its traceback: the last line is what says it.
         text = str(error)
         if text.startswith("'"):
             text = text.strip("'").replace("\\n", "\n")
         lines = text.splitlines()
-        raise UserError(f"{' '.join(arguments[1:])}: {lines[-1]}") from error
+        reason = lines[-1] if " " in lines[-1] else f"there is no field {lines[-1]}"
+        raise UserError(f"{' '.join(arguments[1:])}: {reason}") from error
     if CONFIG.value is None:
         raise UserError("no config: give --config=configs/quickstart.py, or another")
     file = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -71,12 +72,11 @@ def main() -> None:
     try:
         app.run(_run, flags_parser=_parse)
     except UserError as error:
-        sys.exit(_fail(error))
-
-
-def _fail(error: UserError) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(cli.WRONG_USE)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(cli.INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from cir_jax.errors import UserError
+from cir_jax.files import written_whole
 
 
 class MetricsLog:
@@ -27,7 +28,8 @@ class MetricsLog:
         if path.is_file():
             lines = path.read_text().splitlines(keepends=True)
             kept = (line for line in lines if _step(line) <= start)
-            path.write_text("".join(kept))
+            with written_whole(path) as temporary:
+                temporary.write_text("".join(kept))
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Takes a step's metrics without waiting for them.
@@ -46,7 +48,7 @@ class MetricsLog:
             The line that was written; None if there was nothing to write.
 
         Raises:
-            UserError: a loss is not finite; names the first such step.
+            UserError: a metric is not finite; names the first such step.
         """
         if not self._pending:
             return None
@@ -54,12 +56,14 @@ class MetricsLog:
         self._pending = []
         metrics = jax.device_get(metrics)
         for step, values in zip(steps, metrics, strict=True):
-            if not math.isfinite(values["loss"]):
+            wrong = {n: float(v) for n, v in values.items() if not math.isfinite(v)}
+            if wrong:
+                name, value = next(iter(wrong.items()))
                 raise UserError(
-                    f"the loss is {values['loss']} at step {step}, and the newest "
-                    "checkpoint is from before it: lower "
-                    "config.optimizer.learning_rate or clip_norm, or use float32, and "
-                    "run again"
+                    f"{name.replace('_', ' ')} is {value} at step {step}, and no "
+                    "checkpoint holds what came of it: lower "
+                    "config.optimizer.learning_rate, set config.optimizer.clip_norm "
+                    "or use float32; the same command goes on from the newest one"
                 )
         means = {
             name: float(sum(values[name] for values in metrics) / len(metrics))

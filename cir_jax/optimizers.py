@@ -5,18 +5,14 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from cir_jax.errors import unknown
-
 
 def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
     """The learning rate as a function of the step, counted from 0.
 
-    Linear warm-up from 0 over `config.warmup_steps`, then by `config.decay`: "cosine"
-    falls from `config.learning_rate` to `config.final_learning_rate` at `steps`, "step"
-    multiplies by `config.decay_factor` at each of `config.decay_at`, "constant" stays.
-
-    Raises:
-        UserError: no such decay.
+    Linear warm-up over `config.warmup_steps`, from the first step on above 0, then by
+    `config.decay`: "cosine" falls from `config.learning_rate` to
+    `config.final_learning_rate` at `steps`, "step" multiplies by `config.decay_factor`
+    at each of `config.decay_at`, "constant" stays.
     """
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.decay == "cosine":
@@ -27,10 +23,8 @@ def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
         after = optax.piecewise_constant_schedule(
             peak, {step - warmup: config.decay_factor for step in config.decay_at}
         )
-    elif config.decay == "constant":
-        after = optax.constant_schedule(peak)
     else:
-        raise unknown("decay", config.decay, ("cosine", "step", "constant"))
+        after = optax.constant_schedule(peak)
     if not warmup:
         return after
     return optax.join_schedules(
@@ -46,9 +40,6 @@ def optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
             off; `weight_decay` is decoupled (Loshchilov and Hutter, 2019), applies to
             parameters of two and more dimensions alone, and makes Adam AdamW.
         steps: the length of the training.
-
-    Raises:
-        UserError: no such decay.
     """
     adam = optax.adamw(
         learning_rate(config, steps),

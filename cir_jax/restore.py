@@ -115,6 +115,8 @@ def restore_files(
             image_io.write_png(target, restorer(image_io.read_rgb(source)))
         except UserError as error:
             failed[source] = str(error)
+        except jax.errors.JaxRuntimeError as error:  # above all: out of memory
+            failed[source] = f"{source} cannot be restored on this device: {error}"
     return failed
 
 
@@ -137,6 +139,11 @@ def _plan(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
             raise UserError(f"{start} does not exist: give image files or folders")
         for source, name in sources.items():
             target = out / name.with_suffix(".png")
+            if target.resolve() == source.resolve():
+                raise UserError(
+                    f"{source} would be overwritten by its restored version: give "
+                    "another output folder"
+                )
             if target in jobs:
                 raise UserError(
                     f"{jobs[target]} and {source} would both be written to {target}: "

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
+import operator
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -26,14 +29,15 @@ from rich.progress import (
 from cir_jax import evaluate, experiment, image_io, parallel, photos, weights
 from cir_jax.checkpoints import Checkpoints
 from cir_jax.data import manifest, pairs
-from cir_jax.errors import UserError, unknown
+from cir_jax.errors import UserError
 from cir_jax.losses import LOSSES
 from cir_jax.metrics_log import MetricsLog
-from cir_jax.models import build_model
+from cir_jax.models import abstract_model, build_model
 from cir_jax.optimizers import optimizer
 from cir_jax.restore import Restorer
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+CONFIG = "config.json"
 
 Batch = Mapping[str, UInt8[Array, "b _ _ 3"]]
 
@@ -88,14 +92,41 @@ def make_step(
     return step
 
 
+def jit_step(
+    config: ConfigDict,
+    graphdef: nnx.GraphDef,
+    transformation: optax.GradientTransformation,
+    mesh: Mesh,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """The step as it runs: compiled for the mesh, the old state's memory reused."""
+    on_all = parallel.replicated(mesh)
+    return jax.jit(
+        make_step(graphdef, LOSSES[config.loss], transformation, config.ema_decay),
+        in_shardings=(on_all, parallel.batch_sharding(mesh, config.batch_size)),
+        out_shardings=(on_all, on_all),
+        donate_argnums=0,
+    )
+
+
+def initial_state(
+    params: Mapping[str, Any], transformation: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """The state before the first step, on the mesh, in memory of its own."""
+
+    def initial(params):
+        average = jax.tree.map(jnp.copy, params)
+        step = jnp.zeros((), jnp.int32)
+        return TrainState(step, params, transformation.init(params), average)
+
+    return jax.jit(initial, out_shardings=parallel.replicated(mesh))(params)
+
+
 def initial_model(config: ConfigDict) -> nnx.Module:
     """The model before the first step: drawn from the seed, or `init_from`'s weights.
 
     Raises:
-        UserError: no such model, dtype or weights, or weights of another model.
+        UserError: no such model or weights, or weights of another model.
     """
-    if config.dtype not in DTYPES:
-        raise unknown("dtype", config.dtype, DTYPES)
     dtype = DTYPES[config.dtype]
     model = build_model(config.model, nnx.Rngs(config.seed), dtype=dtype)
     if not config.init_from:
@@ -126,12 +157,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
     """
     # ---------------------------------------------------------------- the experiment
     experiment.check(config)
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir {workdir} is a file: give a folder")
     console = Console(stderr=True)
     mesh = parallel.make_mesh(config.mesh.fsdp)
-    on_all = parallel.replicated(mesh)
     split = parallel.batch_sharding(mesh, config.batch_size)
-    if config.loss not in LOSSES:
-        raise unknown("loss", config.loss, LOSSES)
 
     # ---------------------------------------------------------------- data
     records, _ = manifest.open_records(
@@ -139,42 +169,45 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
         experiment.encode_command(config, workdir),
     )
     images = evaluate.read_set(photos.resolve(config.evaluation.images))
+    batches_from = functools.partial(
+        pairs.batches,
+        records,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        patch=config.data.patch,
+        grid_phase=config.data.grid_phase,
+        qualities=config.data.qualities,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+    )
+    # Options that do not fit the records show here, before the workdir is touched.
+    with contextlib.closing(batches_from(start=0)) as probe:
+        next(probe)
 
     # ---------------------------------------------------------------- model and state
     model = initial_model(config)
-    graphdef, params = nnx.split(model, nnx.Param)
-    params = nnx.to_pure_dict(params)
     if config.data.patch % model.multiple:
         raise UserError(
             f"config.data.patch={config.data.patch} is no multiple of "
             f"{model.multiple}, which {config.model.name} needs"
         )
+    graphdef, params = nnx.split(model, nnx.Param)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    restorer = Restorer(abstract_model(config.model, dtype=DTYPES[config.dtype]))
     transformation = optimizer(config.optimizer, config.steps)
-    restorer = Restorer(model)
-
-    def initial(params):
-        copy = jax.tree.map(jnp.copy, params)  # donation wants a buffer of its own
-        return TrainState(
-            jnp.zeros((), jnp.int32), params, transformation.init(params), copy
-        )
-
-    state = jax.jit(initial, out_shardings=on_all)(params)
-    step_fn = jax.jit(
-        make_step(graphdef, LOSSES[config.loss], transformation, config.ema_decay),
-        in_shardings=(on_all, split),
-        out_shardings=(on_all, on_all),
-        donate_argnums=0,
-    )
+    state = initial_state(nnx.to_pure_dict(params), transformation, mesh)
+    del model, params  # the state has its own, and donates them
+    step_fn = jit_step(config, graphdef, transformation, mesh)
 
     # ---------------------------------------------------------------- resume
     workdir.mkdir(parents=True, exist_ok=True)
-    _claim(workdir, config)
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
-    restored = checkpoints.restore(state)
-    state = state if restored is None else restored
+    if checkpoints.steps:
+        _check_same_experiment(workdir, config)
+        state = checkpoints.restore(state)
+    manifest.write_json(workdir / CONFIG, json.loads(config.to_json_best_effort()))
     start = int(state.step)
     log = MetricsLog(workdir / "metrics.jsonl", start)
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
     console.print(
         f"{config.model.name}: {size:,} parameters, {mesh.size} "
         f"{jax.devices()[0].platform} device(s), {len(records)} records, "
@@ -183,34 +216,21 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
 
     # ---------------------------------------------------------------- evaluation
     def evaluate_now(step: int) -> evaluate.Report:
-        """Scores and exports the averaged weights."""
+        """Exports and scores the averaged weights."""
         exported = nnx.merge(graphdef, state.ema)
         provenance = {"step": str(step), "config": config.to_json_best_effort()}
         path = workdir / weights.WORKDIR_NAME
         weights.save(path, exported, provenance)
-        report = evaluate.evaluate(
+        return evaluate.evaluate(
             {config.model.name: restorer.with_params(state.ema)},
             {Path(config.evaluation.images).name: images},
             config.evaluation.codec,
             config.evaluation.qualities,
             provenance={f"sha256 of {path}": weights.sha256(path)},
         )
-        log.write(step, {"evaluation": report.rows()})
-        return report
 
     # ---------------------------------------------------------------- the loop
-    batches = pairs.batches(
-        records,
-        seed=config.seed,
-        start=start,
-        batch_size=config.batch_size,
-        patch=config.data.patch,
-        grid_phase=config.data.grid_phase,
-        qualities=config.data.qualities,
-        workers=config.data.workers,
-        process=jax.process_index(),
-        processes=jax.process_count(),
-    )
+    batches = batches_from(start=start, workers=config.data.workers)
     report = None
     with (
         contextlib.closing(batches),
@@ -236,6 +256,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
             psnr = None
             if done or step % config.evaluation.every == 0:
                 report = evaluate_now(step)
+                log.write(step, {"evaluation": report.to_json()["rows"]})
                 psnr = _mean_psnr(report, config.model.name)
                 progress.console.print(f"step {step}: {psnr:.2f} dB")
             if save:
@@ -248,7 +269,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
                 return None
 
     # ---------------------------------------------------------------- the results
-    report = report or evaluate_now(config.steps)
+    report = report or evaluate_now(start)
     manifest.write_json(workdir / "scores.json", report.to_json())
     sheet = evaluate.picture(
         {config.model.name: restorer.with_params(state.ema)},
@@ -263,20 +284,25 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
     return report
 
 
-def _claim(workdir: Path, config: ConfigDict) -> None:
-    """Writes the config into a new workdir; refuses one of another experiment."""
-    path = workdir / "config.json"
+def _check_same_experiment(workdir: Path, config: ConfigDict) -> None:
+    """Refuses to go on from checkpoints whose data or model would not be the same.
+
+    Other fields, such as the learning rate or the number of workers, may change.
+    """
+    theirs = json.loads((workdir / CONFIG).read_text())
     ours = json.loads(config.to_json_best_effort())
-    if path.is_file():
-        theirs = json.loads(path.read_text())
-        for field in ("model", "seed", "batch_size", "optimizer", "data"):
-            if theirs[field] != ours[field]:
-                raise UserError(
-                    f"workdir {workdir} holds a training with config.{field}="
-                    f"{theirs[field]}, not {ours[field]}: give another --workdir, or "
-                    "go on with that config"
-                )
-    manifest.write_json(path, ours)
+    fields = ("model", "seed", "batch_size", "loss", "ema_decay", "init_from")
+    fields += ("data.records", "data.patch", "data.grid_phase", "data.qualities")
+    for field in fields:
+        before, now = (
+            functools.reduce(operator.getitem, field.split("."), fields_of)
+            for fields_of in (theirs, ours)
+        )
+        if before != now:
+            raise UserError(
+                f"workdir {workdir} holds a training with config.{field}={before}, not "
+                f"{now}: give another --workdir, or go on with that config"
+            )
 
 
 def _mean_psnr(report: evaluate.Report, method: str) -> float:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import track
 
 from cir_jax import codecs, photos
@@ -16,6 +17,8 @@ from data_pipelines.writer import ShardWriter
 PLAN = "plan.json"
 """Written first: what a folder will hold. The manifest, written last, says it does."""
 RECORDS_PER_SHARD = 256
+LEFTOVER = ".*.tmp"
+"""What a run that was killed leaves behind."""
 
 
 def encode(
@@ -46,6 +49,17 @@ def encode(
         UserError: the source has no readable image as large as a crop, or `out` holds
             records of other settings.
     """
+    stride = crop if stride is None else stride
+    for name, value, least in (
+        ("crop", crop, 1),
+        ("stride", stride, 1),
+        ("seed", seed, 0),
+        ("workers", workers, 0),
+    ):
+        if value < least:
+            raise UserError(f"--{name} is {value}: give at least {least}")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: give a folder")
     root = photos.resolve(source)
     images, left_out = sources.read_source(root)
     left_out |= {
@@ -53,19 +67,22 @@ def encode(
         for image in images
         if min(image.height, image.width) < crop
     }
-    records = CropRecords(root, tuple(images), recipe, crop, stride or crop, seed)
+    records = CropRecords(root, tuple(images), recipe, crop, stride, seed)
     if not len(records):
         raise UserError(
             f"no image of {root} is as large as --crop {crop}: give a smaller crop"
         )
-    plan = _plan(records, source)
+    plan = _plan(records)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, plan)
-    for leftover in out.glob(".*.tmp"):  # of a run that was killed
+    for leftover in out.glob(LEFTOVER):
         leftover.unlink()
     writer = ShardWriter(records, out, plan["shard_count"])
     progress = track(
-        engines.local(writer, workers), "writing shards", total=writer.shards
+        engines.local(writer, workers),
+        "writing shards",
+        total=writer.shards,
+        console=Console(stderr=True),
     )
     shards = [
         {
@@ -76,17 +93,17 @@ def encode(
         for number in progress
     ]
     manifest.write_json(
-        out / manifest.NAME, plan | {"shards": shards, "left_out": left_out}
+        out / manifest.NAME,
+        plan | {"source": source, "shards": shards, "left_out": left_out},
     )
     return left_out
 
 
-def _plan(records: CropRecords, source: str) -> dict:
-    """Everything that decides the records' bytes, and what made them."""
+def _plan(records: CropRecords) -> dict:
+    """Everything that decides the records' bytes."""
     names = sorted({name for name, _ in records.recipe.degradations})
     return {
         "format": manifest.FORMAT,
-        "source": source,
         "images": [dataclasses.asdict(image) for image in records.images],
         "recipe": dataclasses.asdict(records.recipe),
         "codecs": {name: codecs.get_codec(name).version for name in names},
@@ -102,7 +119,7 @@ def _claim(out: Path, plan: dict) -> None:
     """Marks a folder as this plan's, or refuses one that is another's."""
     path = out / PLAN
     if not path.is_file():
-        if any(out.iterdir()):
+        if any(not path.match(LEFTOVER) for path in out.iterdir()):
             raise UserError(
                 f"{out} is not empty: give an empty or a new folder as --out"
             )

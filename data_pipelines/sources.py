@@ -6,6 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import track
 
 from cir_jax import image_io
@@ -50,7 +51,10 @@ def read_source(root: Path) -> tuple[list[SourceImage], dict[str, str]]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         checked = pool.map(check, paths)
         for path, result in track(
-            zip(paths, checked, strict=True), "checking images", total=len(paths)
+            zip(paths, checked, strict=True),
+            "checking images",
+            total=len(paths),
+            console=Console(stderr=True),
         ):
             if isinstance(result, UserError):
                 unreadable[path.relative_to(root).as_posix()] = str(result)

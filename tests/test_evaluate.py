@@ -11,7 +11,7 @@ from skimage import metrics as reference
 from cir_jax import Restorer, cli, image_io, metrics
 from cir_jax.codecs import get_codec
 from cir_jax.errors import UserError
-from cir_jax.evaluate import evaluate, picture, read_set
+from cir_jax.evaluate import evaluate, grey, picture, read_set
 
 
 def crops(photographs):
@@ -53,6 +53,18 @@ def test_gray_codes_and_measures_the_limited_range_luma(folder, photographs):
     assert report.rows()[0]["psnr"] == pytest.approx(np.mean(psnr), abs=1e-6)
 
 
+def test_gray_takes_grey_files_as_they_are(photographs):
+    channel = np.ascontiguousarray(photographs["coffee"][..., :1])
+    np.testing.assert_array_equal(grey(channel.repeat(3, axis=-1)), channel)
+
+
+def test_infinite_decibels_are_null_in_json():
+    flat = {"flat": np.full((16, 16, 3), 128, np.uint8)}
+    report = evaluate({}, {"s": flat}, "jpeg", (100,))
+    assert report.to_json()["rows"][0]["psnr"] is None
+    assert "inf" in report.table()
+
+
 @pytest.mark.parametrize("protocol", ["colour", "gray"])
 def test_a_methods_rows_measure_what_it_restores(folder, protocol):
     restorer = Restorer(tiny.Filter())
@@ -90,7 +102,7 @@ def test_the_command_prints_the_table_and_its_protocol(
     assert [row[:4] for row in rows] == [
         ["crops", "jpeg", quality, method]
         for quality in ("10", "40")
-        for method in ("none", "tiny")
+        for method in ("none", str(weights_file))
     ]
     for cells, row in zip(rows, written["rows"], strict=True):
         assert cells[4:7] == [
@@ -108,6 +120,8 @@ def test_the_command_prints_the_table_and_its_protocol(
     [
         (["--set", "s=nowhere"], "folder nowhere does not exist"),
         (["--set", "folder"], "give it as NAME=DIR"),
+        (["--set", "s=photos:train", "--set", "s=photos:train"], "s is given twice"),
+        (["--json", "nowhere/scores.json"], "its folder does not exist"),
         (["--codec", "jpg"], "did you mean 'jpeg'"),
         (["--protocol", "grey"], "did you mean 'gray'"),
         (["--quality", "500"], "quality 500 is outside jpeg's range"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from test_experiment import CONFIGS
 from test_train import assert_same_params, lines
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +38,7 @@ def run(*arguments, **environment):
             ["--config=configs/quickstart.py", "--config.stepz=3"],
             'Did you mean "steps" instead of "stepz"?',
         ),
+        (["--config=configs/quickstart.py", "--config.loss=l2"], "config.loss 'l2'"),
         (["--config=configs/promptcir.py:third"], "give promptcir.py:offline or"),
         (["--config=configs/quickstart.py", "--config.steps=many"], "many"),
         (["--config=configs/quickstart.py", "--wrokdir=x"], "wrokdir"),
@@ -96,9 +98,9 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path, validation):
 
     arguments = quickstart(killed, validation)
     process = subprocess.Popen([*COMMAND, *arguments], cwd=ROOT, env=os.environ)
-    log = killed / "metrics.jsonl"
     deadline = time.monotonic() + 600
-    while not (log.exists() and any(line["step"] >= 120 for line in lines(killed))):
+    saved = killed / "checkpoints" / "50"
+    while not (saved.is_dir() and any(line["step"] >= 120 for line in lines(killed))):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -137,10 +139,9 @@ def test_sigterm_saves_and_exits_with_0(tmp_path, validation):
     assert (workdir / "checkpoints" / str(last)).is_dir()
 
 
-def losses(records, devices, fsdp):
-    program = ROOT / "tests" / "ten_steps.py"
+def run_on_devices(devices, program, *arguments):
     result = subprocess.run(
-        [sys.executable, program, str(records), str(fsdp)],
+        [sys.executable, ROOT / "tests" / program, *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -149,13 +150,20 @@ def losses(records, devices, fsdp):
         timeout=900,
     )
     assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
-    assert found["devices"] == devices
-    return found["losses"]
+    return json.loads(result.stdout)
 
 
 @pytest.mark.slow
 def test_eight_devices_train_like_one(records):
-    one = losses(records, 1, 1)
-    assert abs(one[-1] / one[0] - 1) > 0.01
-    assert losses(records, 8, 2) == pytest.approx(one, rel=1e-5)
+    one = run_on_devices(1, "ten_steps.py", records, 1)
+    eight = run_on_devices(8, "ten_steps.py", records, 2)
+    assert (one["devices"], eight["devices"]) == (1, 8)
+    assert abs(one["losses"][-1] / one["losses"][0] - 1) > 0.01
+    assert eight["losses"] == pytest.approx(one["losses"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_every_config_lowers_on_eight_devices():
+    lowered = run_on_devices(8, "lower_configs.py")
+    assert {name.split(":")[0] for name in lowered} == {path.stem for path in CONFIGS}
+    assert all(lowered.values()), lowered

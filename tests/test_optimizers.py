@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from cir_jax.errors import UserError
 from cir_jax.losses import charbonnier, l1
 from cir_jax.optimizers import learning_rate, optimizer
 
@@ -50,11 +49,6 @@ def test_warm_up_rises_to_the_peak_and_no_step_is_lost_at_zero():
     found = rates([0, 1, 4, 9, 10], 50, warmup_steps=10)
     assert 0 < found[0] < found[1] < found[2] < found[3] <= found[4]
     assert found[4] == pytest.approx(1e-2)
-
-
-def test_an_unknown_decay_is_refused():
-    with pytest.raises(UserError, match="did you mean 'cosine'"):
-        optimizer(config(decay="cosin"), 10)
 
 
 def updates(gradients, params, **changes):

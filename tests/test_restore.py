@@ -96,6 +96,7 @@ def test_a_second_run_leaves_finished_outputs_alone(tmp_path, restorer):
         (["nowhere.png"], "out", r"nowhere\.png does not exist"),
         (["empty"], "out", "empty holds no image"),
         (["full"], "full/out", "lies inside the input folder"),
+        (["full/a.png"], "full", r"a\.png would be overwritten"),
         (["full/a.png", "full/a.jpg"], "out", "would both be written to"),
     ],
 )
@@ -107,4 +108,4 @@ def test_wrong_use_is_named(tmp_path, restorer, inputs, out, words):
     paths = [tmp_path / name for name in inputs]
     with pytest.raises(UserError, match=words):
         restore_files(restorer, paths, tmp_path / out, overwrite=False)
-    assert not (tmp_path / out).exists()
+    assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["a.jpg", "a.png"]

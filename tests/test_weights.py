@@ -76,7 +76,11 @@ def rewrite(path, change):
         ),
         (
             lambda tensors, metadata: metadata.update(model='{"name": "prompcir"}'),
-            "unknown model 'prompcir': did you mean 'promptcir'",
+            r"weights\.safetensors .*unknown model 'prompcir': did you mean",
+        ),
+        (
+            lambda tensors, metadata: metadata.update(model="{"),
+            r"weights\.safetensors is for a model that cannot be built",
         ),
     ],
 )

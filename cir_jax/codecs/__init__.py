@@ -88,4 +88,6 @@ def parse_qualities(text: str) -> tuple[int, ...]:
                 f"cannot read the quality {part!r}: give whole numbers such as "
                 "10,20,30 or START:STOP:STEP such as 5:95:5"
             ) from error
+    if not qualities:
+        raise UserError(f"the qualities {text!r} are none at all: mind the step's sign")
     return tuple(qualities)

@@ -92,7 +92,7 @@ def read_index(shard: Path) -> np.ndarray:
         UserError: the shard is missing, or is shorter than its index says.
     """
     if not shard.is_file():
-        raise UserError(f"{shard} is missing: make the records again")
+        raise UserError(f"{shard} is missing: run the same `cir encode` again")
     sidecar = index_path(shard)
     if not sidecar.is_file():
         return scan(shard)

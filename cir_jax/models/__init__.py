@@ -12,7 +12,7 @@ from flax import nnx
 from flax.typing import Dtype
 from ml_collections import ConfigDict
 
-from cir_jax.errors import unknown
+from cir_jax.errors import UserError, unknown
 
 
 def model_names() -> list[str]:
@@ -44,7 +44,8 @@ def build_model(
         The network.
 
     Raises:
-        UserError: an unknown name, variant or hyper-parameter; the known ones are told.
+        UserError: an unknown name, variant or hyper-parameter, and then the known ones
+            are told; or a value of which the network cannot be built.
     """
     hyper_parameters = dict(config)
     name = hyper_parameters.pop("name", "")
@@ -63,7 +64,12 @@ def build_model(
     for key in hyper_parameters:
         if key not in known:
             raise unknown(f"hyper-parameter of {name}", key, known)
-    return module.Model(**hyper_parameters, rngs=rngs, dtype=dtype)
+    try:
+        return module.Model(**hyper_parameters, rngs=rngs, dtype=dtype)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{name} cannot be built of {hyper_parameters}: {error}"
+        ) from error
 
 
 def abstract_model(

@@ -129,7 +129,7 @@ class PromptCIR(RestorationModel):
             depth, h = num_blocks[level - 1], heads[level - 1]
             return RHAG(channels, depth, h, window_size, ffn_expansion, **options)
 
-        def restormer_blocks(channels: int, depth: int, heads: int) -> nnx.Sequential:
+        def restormer_blocks(channels: int, depth: int, heads: int) -> nnx.Module:
             return nnx.Sequential(
                 *(
                     TransformerBlock(channels, heads, ffn_expansion, **options)

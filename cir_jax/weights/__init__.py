@@ -111,8 +111,13 @@ def load(name_or_path: str | os.PathLike, *, dtype: Any = jnp.float32) -> nnx.Mo
             f"{path} does not say which model it is for: expected a weights file that "
             "cir_jax wrote"
         )
-    config = json.loads(metadata["model"])
-    graphdef, params = nnx.split(abstract_model(config, dtype=dtype), nnx.Param)
+    try:
+        model = abstract_model(json.loads(metadata["model"]), dtype=dtype)
+    except (UserError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is for a model that cannot be built: {error}"
+        ) from error
+    graphdef, params = nnx.split(model, nnx.Param)
     return nnx.merge(graphdef, fill(nnx.to_pure_dict(params), tensors, path))
 
 

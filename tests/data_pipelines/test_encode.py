@@ -157,6 +157,11 @@ def test_bad_images_are_named_and_the_rest_is_done(source, tmp_path, capsys):
         (["--codec", "jpegs", "--quality", "10"], "did you mean 'jpeg'"),
         (["--quality", "0"], "quality 0 is outside jpeg's range"),
         (["--quality", "10", "--crop", "9999"], "as large as --crop 9999"),
+        (["--quality", "50:10:5"], "are none at all"),
+        (["--quality", "10", "--crop", "0"], "--crop is 0: give at least 1"),
+        (["--quality", "10", "--stride", "-3"], "--stride is -3: give at least 1"),
+        (["--quality", "10", "--seed", "-1"], "--seed is -1: give at least 0"),
+        (["--quality", "10", "--workers", "-1"], "--workers is -1"),
         ([], "give either --recipe"),
         (["--recipe", "jpeg7", "--quality", "10"], "give either --recipe"),
     ],
@@ -166,6 +171,19 @@ def test_bad_input_writes_nothing(tmp_path, arguments, words):
     with pytest.raises(UserError, match=words):
         cli.run(["encode", "--out", str(out), *arguments])
     assert not out.exists()
+
+
+def test_an_output_that_is_a_file_is_named(source, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="file is a file: give a folder"):
+        encode(str(source), RECIPE, tmp_path / "file", crop=128)
+
+
+def test_a_run_killed_at_its_start_can_begin_again(source, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f".{job.PLAN}.123.tmp").write_text("{")
+    assert encode(f"{source}/", RECIPE, tmp_path / "out", crop=128) == {}
+    assert encode(str(source), RECIPE, tmp_path / "out", crop=128) == {}
 
 
 def test_an_empty_source_is_named(tmp_path):

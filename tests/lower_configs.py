@@ -1,0 +1,37 @@
+"""Lowers every config's training step on all devices; run by test_main.py."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from test_experiment import CONFIGS, load
+
+from cir_jax import parallel
+from cir_jax.models import abstract_model
+from cir_jax.optimizers import optimizer
+from cir_jax.train import DTYPES, initial_state, jit_step
+
+STAGES = {"promptcir": (("offline",), ("online",))}
+
+lowered = {}
+for path in CONFIGS:
+    for arguments in STAGES.get(path.stem, ((),)):
+        config = load(path, *arguments)
+        config.batch_size = max(config.batch_size, jax.device_count())
+        mesh = parallel.make_mesh(config.mesh.fsdp)
+        model = abstract_model(config.model, dtype=DTYPES[config.dtype])
+        graphdef, params = nnx.split(model, nnx.Param)
+        transformation = optimizer(config.optimizer, config.steps)
+        start = functools.partial(
+            initial_state, transformation=transformation, mesh=mesh
+        )
+        state = jax.eval_shape(start, nnx.to_pure_dict(params))
+        side = config.data.patch
+        patches = jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)
+        step = jit_step(config, graphdef, transformation, mesh)
+        program = step.lower(state, {"degraded": patches, "clean": patches})
+        name = ":".join((path.stem, *arguments))
+        lowered[name] = "num_partitions = 8" in program.as_text()
+print(json.dumps(lowered))
