@@ -11,7 +11,6 @@ from cir_jax.convert import (
 )
 from cir_jax.errors import UserError
 from cir_jax.models import abstract_model
-from cir_jax.models.promptcir import VARIANTS
 
 INDEX = "relative_position_index_"
 
@@ -38,7 +37,7 @@ def test_official_names_and_shapes_are_ours(golden, config):
     assert infer_config(official) == model.config
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["T", "XT"])
 def test_every_hyper_parameter_is_inferred(variant):
     model = abstract_model({"name": "promptcir", "variant": variant})
     assert infer_config(official_shapes(model)) == model.config
