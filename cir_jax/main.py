@@ -35,7 +35,9 @@ def _parse(arguments: list[str]) -> list[str]:
         if text.startswith("'"):
             text = text.strip("'").replace("\\n", "\n")
         lines = text.splitlines()
-        reason = lines[-1] if " " in lines[-1] else f"no field {lines[-1].strip('"')}"
+        reason = lines[-1]
+        if " " not in reason:  # the bare name, quoted
+            reason = "no field " + reason.strip('"')
         raise UserError(f"{' '.join(arguments[1:])}: {reason}") from error
     if CONFIG.value is None:
         raise UserError("no config: give --config=configs/quickstart.py, or another")

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 import grain
-from absl import flags
 
+from cir_jax.data.workers import iterate
 from data_pipelines.writer import ShardWriter
 
 
@@ -16,13 +16,4 @@ def local(writer: ShardWriter, workers: int) -> Iterator[int]:
         workers: how many grain worker processes; 0 writes in this process.
     """
     dataset = grain.MapDataset.range(writer.shards).map(writer)
-    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    iterable = dataset.to_iter_dataset(options)
-    if workers:
-        # Grain reads absl flags in its workers' start-up, also where no absl app ran.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        iterable = iterable.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers)
-        )
-    yield from iterable
+    yield from iterate(dataset, workers, ahead=0)

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
-from absl import flags
 from jaxtyping import UInt8
 
 from cir_jax.data import records
+from cir_jax.data.workers import iterate
 from cir_jax.errors import UserError, unknown
 
 BLOCK = 8
@@ -133,13 +133,4 @@ def batches(
         # Local batch i * processes + process is this process's part of global batch i.
         .slice(slice(start * processes + process, None, processes))
     )
-    options = grain.ReadOptions(num_threads=0 if workers else 2, prefetch_buffer_size=8)
-    iterable = dataset.to_iter_dataset(options)
-    if workers:
-        # Grain reads absl flags in its workers' start-up, also where no absl app ran.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        iterable = iterable.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers)
-        )
-    return iter(iterable)
+    return iter(iterate(dataset, workers, ahead=8))
