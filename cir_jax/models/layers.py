@@ -245,6 +245,16 @@ def parts(channels: int, count: int) -> list[slice]:
     return [slice(i * size, (i + 1) * size) for i in range(count)]
 
 
+def check_heads(channels: int, heads: int) -> None:
+    """Refuses a number of attention heads that does not divide the channels.
+
+    Raises:
+        UserError: names both numbers.
+    """
+    if channels % heads:
+        raise UserError(f"{heads} attention heads do not divide {channels} channels")
+
+
 class MDTA(nnx.Module):
     """Multi-dconv-head transposed attention (Restormer, 2111.09881)."""
 
@@ -257,6 +267,7 @@ class MDTA(nnx.Module):
         rngs: nnx.Rngs,
         dtype: Dtype,
     ):
+        check_heads(channels, heads)
         options: Mapping[str, Any] = {"bias": bias, "rngs": rngs, "dtype": dtype}
         self.temperature = nnx.Param(jnp.ones((heads, 1, 1), jnp.float32))
         self.qkv = PointwiseConv(channels, 3 * channels, **options)

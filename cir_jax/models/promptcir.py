@@ -22,6 +22,7 @@ from flax import nnx
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from cir_jax.errors import UserError
 from cir_jax.models.layers import (
     GDFN,
     Downsample,
@@ -31,6 +32,7 @@ from cir_jax.models.layers import (
     RestorationModel,
     TransformerBlock,
     Upsample,
+    check_heads,
     conv3x3,
     normal,
     parts,
@@ -108,7 +110,12 @@ class PromptCIR(RestorationModel):
             prompt_heads: attention heads of the prompt interaction blocks.
             rngs: where the initial parameters come from.
             dtype: type to compute in.
+
+        Raises:
+            UserError: sizes that do not go together.
         """
+        if window_size % 4:
+            raise UserError(f"window_size {window_size} is no multiple of 4")
         self.dim = dim
         self.num_blocks = tuple(num_blocks)
         self.num_refinement_blocks = num_refinement_blocks
@@ -331,6 +338,7 @@ class WindowAttention(nnx.Module):
         rngs: nnx.Rngs,
         dtype: Dtype,
     ):
+        check_heads(channels, heads)
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
         self.window_size = window_size
         self.shift = shift
@@ -386,6 +394,7 @@ class OCAB(nnx.Module):
         rngs: nnx.Rngs,
         dtype: Dtype,
     ):
+        check_heads(channels, heads)
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
         self.window_size = window_size
         self.overlap = window_size // 4

@@ -1,14 +1,18 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from golden_weights import assert_close, load, made_up_weights, recorded_outputs
+from twins import arrays
 
 from cir_jax.convert import from_state_dict, official_shapes
 from cir_jax.errors import UserError
 from cir_jax.models import abstract_model
-from cir_jax.models.promptcir import DPM
+from cir_jax.models.layers import TransformerBlock
+from cir_jax.models.promptcir import DPM, HAB, OCAB
 
 XT = {"name": "promptcir", "variant": "XT"}
 PARAMETERS = {"base": 34_754_927, "S": 8_920_913, "T": 2_178_575, "XT": 359_451}
@@ -63,6 +67,20 @@ def test_an_image_of_another_size_is_refused_with_the_size_to_pad_to():
         model(jnp.zeros((1, 33, 96, 3)))
 
 
+@pytest.mark.parametrize(
+    ("hyper_parameters", "message"),
+    [
+        ({"window_size": 6}, "window_size 6 is no multiple of 4"),
+        ({"heads": (1, 2, 3, 8)}, "3 attention heads do not divide 32 channels"),
+        ({"heads": (1, 3, 4, 8)}, "3 attention heads do not divide 16 channels"),
+        ({"prompt_dims": (6, 16, 32)}, "4 attention heads do not divide 22 channels"),
+    ],
+)
+def test_sizes_that_cannot_work_are_refused(hyper_parameters, message):
+    with pytest.raises(UserError, match=message):
+        abstract_model(XT | hyper_parameters)
+
+
 def filled(config, dtype):
     """A network with made-up weights whose output is a modest correction."""
     weights = made_up_weights(official_shapes(abstract_model(config)))
@@ -70,6 +88,7 @@ def filled(config, dtype):
     return nnx.split(from_state_dict(weights, dtype=dtype))
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_to_float32():
     image = jax.random.uniform(jax.random.key(0), (1, 16, 32, 3))
     exact, rounded = (
@@ -79,6 +98,25 @@ def test_bfloat16_is_close_to_float32():
     assert rounded.dtype == jnp.float32
     correction = jnp.linalg.norm(exact - image)
     assert jnp.linalg.norm(rounded - exact) < 0.05 * correction
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        partial(HAB, 8, 2, 4, 2, 2.0),
+        partial(OCAB, 8, 2, 4, 2.0),
+        partial(TransformerBlock, 8, 2, 2.0),
+        partial(DPM, 8, 3, 4, 8),
+    ],
+)
+def test_each_block_in_bfloat16_is_close_to_float32(block):
+    (x,) = arrays((1, 8, 8, 8))
+    exact, rounded = (
+        block(rngs=nnx.Rngs(0), dtype=dtype)(x.astype(dtype))
+        for dtype in (jnp.float32, jnp.bfloat16)
+    )
+    assert rounded.dtype == jnp.bfloat16
+    np.testing.assert_allclose(rounded.astype(jnp.float32), exact, atol=0.05)
 
 
 @pytest.mark.slow
