@@ -70,7 +70,7 @@ def _run(_: list[str]) -> None:
 
 def main() -> None:
     """Runs the command; bad input exits with 2 and one sentence."""
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of checkpoints not evaluated
     try:
         app.run(_run, flags_parser=_parse)
     except UserError as error:

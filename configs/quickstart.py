@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict({"name": "promptcir", "variant": "XT"})
     config.init_from = ""
     config.dtype = "float32"
-    config.steps = 400
+    config.steps = 600
     config.batch_size = 4
     config.loss = "charbonnier"
     config.ema_decay = 0.99
@@ -48,9 +48,9 @@ def get_config() -> ConfigDict:
     config.evaluation.images = "photos:validation"
     config.evaluation.codec = "jpeg"
     config.evaluation.qualities = (10, 20)
-    config.evaluation.every = 200
+    config.evaluation.every = 300
 
-    config.checkpoint = ConfigDict({"every": 100, "keep": 2})
+    config.checkpoint = ConfigDict({"every": 150, "keep": 2})
     config.log_every = 25
     config.mesh = ConfigDict({"fsdp": 1})
     return config
