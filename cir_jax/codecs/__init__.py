@@ -7,6 +7,7 @@ a module with a class `Codec` that follows `CodecProtocol`.
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,9 +21,9 @@ class CodecProtocol(Protocol):
     """What evaluation, recipes and readers ask of a codec."""
 
     name: str
-    """The name as the user wrote it, argument included."""
-    qualities: ClassVar[range]
-    """The whole numbers that `encode` takes, worst first."""
+    """What records and tables call it: the name, and what its argument changes."""
+    qualities: Sequence[int]
+    """The whole numbers that `encode` takes, the worst picture first."""
     pillow_decodes: ClassVar[bool]
     """Whether records may hold the bitstream, to be decoded by Pillow alone."""
 
@@ -31,15 +32,27 @@ class CodecProtocol(Protocol):
         """The library that encodes, with its version and the arguments in force."""
 
     def encode(self, image: UInt8[np.ndarray, "h w c"], quality: int) -> bytes:
-        """Compresses an image (RGB, or one grey channel) to a bitstream."""
+        """Compresses an image to a bitstream.
+
+        The same bytes for the same image, on any number of cores. Where the codec's
+        own stream does not hold the size of the picture, a few bytes in front do.
+
+        Args:
+            image: RGB, or one grey channel if the codec has grey images.
+            quality: one of `qualities`.
+
+        Raises:
+            UserError: the codec has no such quality or no grey images, or fails.
+        """
 
     def decode(self, data: bytes) -> UInt8[np.ndarray, "h w c"]:
-        """Decodes what `encode` made, in the channels that went in."""
+        """Decodes what `encode` made: the size and the channels that went in."""
 
 
 def known_codecs() -> list[str]:
     """The names that `get_codec` knows, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def get_codec(spec: str) -> CodecProtocol:
@@ -62,9 +75,23 @@ def check_quality(codec: CodecProtocol, quality: int) -> None:
         UserError: the quality lies outside the codec's range.
     """
     if quality not in codec.qualities:
-        low, high = min(codec.qualities), max(codec.qualities)
+        worst, best = codec.qualities[0], codec.qualities[-1]
         raise UserError(
-            f"quality {quality} is outside {codec.name}'s range: give {low} to {high}"
+            f"quality {quality} is outside {codec.name}'s range: give {worst} (worst) "
+            f"to {best} (best)"
+        )
+
+
+def refuse_grey(codec: CodecProtocol, image: UInt8[np.ndarray, "h w c"]) -> None:
+    """Refuses a one-channel image, for the codecs that have colour only.
+
+    Raises:
+        UserError: the image is grey.
+    """
+    if image.shape[-1] == 1:
+        raise UserError(
+            f"{codec.name} has no grey images: give it colour, or take another codec "
+            "such as jpeg"
         )
 
 

@@ -53,7 +53,7 @@ def test_an_unknown_codec_is_refused(name, words):
 
 @pytest.mark.parametrize("quality", [0, 101])
 def test_a_quality_out_of_range_is_refused(quality):
-    with pytest.raises(UserError, match=f"quality {quality} .* 1 to 100"):
+    with pytest.raises(UserError, match=f"quality {quality} .* 1 .worst. to 100"):
         get_codec("jpeg").encode(np.zeros((8, 8, 3), np.uint8), quality)
 
 

@@ -1,0 +1,165 @@
+"""Any encoder and decoder with a command line, described by a small TOML file.
+
+    name = "hm"                          # what records and tables call it
+    version = "HM-16.20, intra main"     # printed beside every number
+    qualities = [47, 42, 37, 32]         # worst first; or names, numbered from 1
+    format = "yuv420p"                   # of the pixel files: png, or raw planar YUV
+    encode = "TAppEncoder -c {folder}/intra.cfg -i {input} -b {bitstream} -q {quality} -wdt {width} -hgt {height} -f 1"
+    decode = "TAppDecoder -b {bitstream} -o {output} -d 8"
+
+`{folder}` is the TOML file's own folder. The words of a command are split before the
+placeholders are filled in, so paths with spaces need no quotes.
+"""  # noqa: E501
+
+import shlex
+import struct
+import subprocess
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from cir_jax import codecs, image_io
+from cir_jax.codecs import _ffmpeg
+from cir_jax.errors import UserError, unknown
+
+FORMATS = ("png", "yuv420p", "yuv444p")
+SIZE = struct.Struct("<HHBB")
+"""Height, width, and what of them is padding, in front of the stream where the pixel
+files are raw: these do not say their size."""
+REQUIRED = {"name": str, "version": str, "qualities": list, "encode": str,
+            "decode": str}  # fmt: skip
+OPTIONAL = {"format": "png"}
+
+
+class Codec:
+    """A codec made of two commands, `command:FILE.toml`."""
+
+    pillow_decodes = False
+
+    def __init__(self, path: str = ""):
+        if not path:
+            raise UserError(
+                "the codec command needs its description: command:FILE.toml "
+                "(cir_jax/codecs/command.py shows one)"
+            )
+        settings = _settings(Path(path))
+        self.name: str = settings["name"]
+        self.version: str = settings["version"]
+        self.format: str = settings["format"]
+        names = settings["qualities"]
+        numbered = all(isinstance(name, int) for name in names)
+        numbers = names if numbered else range(1, len(names) + 1)
+        self.qualities: tuple[int, ...] = tuple(numbers)
+        self._quality_names = dict(zip(numbers, map(str, names), strict=True))
+        self._commands = {kind: settings[kind] for kind in ("encode", "decode")}
+        self._folder = str(Path(path).resolve().parent)
+
+    def encode(self, image: UInt8[np.ndarray, "h w c"], quality: int) -> bytes:
+        """Compresses an RGB image.
+
+        Raises:
+            UserError: no such quality, the image is grey, or the command fails.
+        """
+        codecs.check_quality(self, quality)
+        codecs.refuse_grey(self, image)
+        raw = self.format != "png"
+        with tempfile.TemporaryDirectory() as folder:
+            pixels, stream = Path(folder) / f"in.{self.format}", Path(folder) / "stream"
+            if raw:
+                image, rows, columns = _ffmpeg.pad(image)
+                pixels.write_bytes(_ffmpeg.to_planes(image, self.format))
+            else:
+                Image.fromarray(image).save(pixels)
+            self._run(
+                "encode",
+                stream,
+                input=pixels,
+                bitstream=stream,
+                quality=self._quality_names[quality],
+                width=image.shape[1],
+                height=image.shape[0],
+            )
+            size = SIZE.pack(*image.shape[:2], rows, columns) if raw else b""
+            return size + stream.read_bytes()
+
+    def decode(self, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+        """Decodes a bitstream to RGB.
+
+        Raises:
+            UserError: the command fails, or gives another size.
+        """
+        raw = self.format != "png"
+        with tempfile.TemporaryDirectory() as folder:
+            stream, pixels = (
+                Path(folder) / "stream",
+                Path(folder) / f"out.{self.format}",
+            )
+            stream.write_bytes(data[SIZE.size :] if raw else data)
+            if not raw:
+                self._run("decode", pixels, bitstream=stream, output=pixels)
+                return image_io.read_rgb(pixels)
+            height, width, rows, columns = SIZE.unpack_from(data)
+            self._run(
+                "decode",
+                pixels,
+                bitstream=stream,
+                output=pixels,
+                width=width,
+                height=height,
+            )
+            image = _ffmpeg.to_rgb(pixels.read_bytes(), self.format, height, width)
+            return image[: height - rows, : width - columns]
+
+    def _run(self, kind: str, result: Path, **values: object) -> None:
+        """Runs one of the commands and checks that it wrote its result."""
+        values["folder"] = self._folder
+        try:
+            words = [
+                word.format(**values) for word in shlex.split(self._commands[kind])
+            ]
+            done = subprocess.run(words, capture_output=True, text=True)
+        except KeyError as error:
+            raise UserError(
+                f"{self.name}: {kind} has the placeholder {{{error.args[0]}}}: known "
+                f"are {', '.join(values)}"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"{self.name}: {words[0]} cannot be run ({error.strerror}): install "
+                f"it, or mend {kind} in its TOML file"
+            ) from error
+        if done.returncode or not result.is_file():
+            lines = (done.stderr or done.stdout).strip().splitlines()
+            raise UserError(
+                f"{self.name}: {shlex.join(words)} exited with {done.returncode}"
+                f"{'' if result.is_file() else ' and wrote no result'}: "
+                f"{lines[-1] if lines else 'it gave no reason'}"
+            )
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Reads and checks the description."""
+    try:
+        settings = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"codec description {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"codec description {path} is no TOML: {error}") from error
+    for key in settings:
+        if key not in {*REQUIRED, *OPTIONAL}:
+            raise unknown(f"key of {path}", key, [*REQUIRED, *OPTIONAL])
+    for key, kind in REQUIRED.items():
+        if not isinstance(settings.get(key), kind) or not settings[key]:
+            raise UserError(
+                f"codec description {path}: give {key}, a {kind.__name__} (see "
+                "cir_jax/codecs/command.py)"
+            )
+    settings = OPTIONAL | settings
+    if settings["format"] not in FORMATS:
+        raise unknown(f"format in {path}", settings["format"], FORMATS)
+    return settings
