@@ -5,6 +5,7 @@ Modules are imported by the subcommand that needs them: JAX takes seconds to loa
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,18 +53,56 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument(
         "--source",
         default="photos:train",
-        help="folder of clean images; default: the photographs that ship",
+        help="clean images: a folder, tfds:NAME[:SPLIT], or photos:train (default)",
     )
-    encode.add_argument("--recipe", help="preset: which versions each crop gets")
+    encode.add_argument(
+        "--recipe",
+        help="which versions each crop gets: a preset or FILE.toml; with online: in "
+        "front, made afresh by the training reader",
+    )
     encode.add_argument("--codec", default="jpeg", help="without --recipe: the codec")
     encode.add_argument("--quality", help="without --recipe: 10,20,30 or 5:95:5")
+    encode.add_argument(
+        "--pairs",
+        action="append",
+        default=[],
+        metavar="CODEC:QUALITY=DIR",
+        help="instead: degraded images of the same file stems; may repeat; ucsr=DIR "
+        "takes UCIP's data set as downloaded",
+    )
+    encode.add_argument(
+        "--use",
+        action="append",
+        default=[],
+        metavar="NAME=CODEC",
+        help="take another codec for the recipe's, such as hific=command:hific.toml",
+    )
+    encode.add_argument("--scale", type=int, default=1, help="downscale by, first")
     encode.add_argument("--out", type=Path, required=True, help="records folder")
     encode.add_argument(
-        "--crop", type=int, default=256, help="side of the crops, pixels"
+        "--crop", type=int, default=256, help="side of the clean crops, pixels"
     )
     encode.add_argument("--stride", type=int, help="between crops; default: their side")
     encode.add_argument("--seed", type=int, default=0)
     encode.add_argument("--workers", type=int, default=0, help="writing processes")
+    encode.add_argument("--engine", default="local", help="local or beam")
+    encode.add_argument(
+        "--beam-options",
+        default="",
+        metavar="FLAGS",
+        help="Beam's own, as one text: '--runner=DataflowRunner --project=…'",
+    )
+
+    verify = commands.add_parser("verify", help="check every byte of training records")
+    verify.set_defaults(job=_verify)
+    verify.add_argument("folder", type=Path, metavar="DIR")
+
+    inspect = commands.add_parser("inspect", help="what training records hold")
+    inspect.set_defaults(job=_inspect)
+    inspect.add_argument("folder", type=Path, metavar="DIR")
+    inspect.add_argument(
+        "--sheet", type=Path, help="contact sheet; default: DIR.png beside DIR"
+    )
 
     evaluate = commands.add_parser("evaluate", help="measure weights against a codec")
     evaluate.set_defaults(job=_evaluate)
@@ -93,30 +132,66 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _encode(options: argparse.Namespace) -> int:
-    from data_pipelines import encode, recipes
+    from cir_jax.data import recipes
+    from data_pipelines import encode, pairs, sources
 
-    if (options.recipe is None) == (options.quality is None):
+    if sum(map(bool, (options.recipe, options.quality, options.pairs))) != 1:
         raise UserError(
-            f"give either --recipe (one of {', '.join(recipes.PRESETS)}) or --quality"
+            f"give one of --recipe (one of {', '.join(recipes.PRESETS)}, or a .toml "
+            "file), --quality and --pairs"
         )
-    if options.recipe:
-        recipe = recipes.get_recipe(options.recipe)
+    replacements = dict(_named(text, "--use", "NAME=CODEC") for text in options.use)
+    name = (options.recipe or "").removeprefix(recipes.ONLINE)
+    left_out_codecs: list[str] = []
+    if options.pairs:
+        degradation = pairs.parse_pairs(options.pairs)
+    elif options.recipe:
+        degradation, left_out_codecs = recipes.available(
+            recipes.get_recipe(name).with_codecs(replacements),
+            recipes.OPTIONAL.get(name, ()),
+        )
     else:
-        qualities = codecs.parse_qualities(options.quality)
-        recipe = recipes.with_qualities(options.codec, qualities)
+        text = shlex.join([options.codec, options.quality])
+        degradation = recipes.Recipe((text,)).with_codecs(replacements)
+    for sentence in left_out_codecs:
+        print(f"{name} goes without {sentence}", file=sys.stderr)
     left_out = encode.encode(
-        options.source,
-        recipe,
+        sources.open_source(options.source),
+        degradation,
         options.out,
+        online=name != (options.recipe or ""),
         crop=options.crop,
         stride=options.stride,
+        scale=options.scale,
         seed=options.seed,
         workers=options.workers,
+        engine=options.engine,
+        beam_options=options.beam_options,
     )
     for path, reason in left_out.items():
         print(f"left out: {path}: {reason}", file=sys.stderr)
     print(f"wrote {options.out}")
     return SOME_FAILED if left_out else DONE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from data_pipelines.verify import verify
+
+    report = verify(options.folder)
+    for damage in report.damages:
+        print(damage)
+    print(report)
+    return SOME_FAILED if report.damages else DONE
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from data_pipelines.inspect import inspect
+
+    folder = options.folder.resolve()
+    sheet = options.sheet or folder.with_name(f"{folder.name}.png")
+    print(inspect(options.folder, sheet))
+    print(f"contact sheet: {sheet}")
+    return DONE
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -129,9 +204,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise UserError(f"--json {options.json}: its folder does not exist")
     sets = {}
     for named in options.set or ["photographs=photos:validation"]:
-        name, separator, folder = named.partition("=")
-        if not separator:
-            raise UserError(f"--set {named}: give it as NAME=DIR")
+        name, folder = _named(named, "--set", "NAME=DIR")
         if name in sets:
             raise UserError(f"--set {named}: the name {name} is given twice")
         sets[name] = read_set(photos.resolve(folder))
@@ -158,3 +231,11 @@ def _restore(options: argparse.Namespace) -> int:
     for reason in failed.values():
         print(f"failed: {reason}", file=sys.stderr)
     return SOME_FAILED if failed else DONE
+
+
+def _named(text: str, flag: str, form: str) -> tuple[str, str]:
+    """Splits a flag's NAME=VALUE."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise UserError(f"{flag} {text}: give it as {form}")
+    return name, value

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from cir_jax import codecs, image_io, metrics, pictures
+from cir_jax import codecs, image_io, metrics, pictures, tables
 from cir_jax.errors import UserError, unknown
 from cir_jax.restore import Restorer
 
@@ -105,14 +105,9 @@ class Report:
                 "bpp": f"{row['bpp']:.3f}",
                 "seconds": "" if alone else f"{row['seconds']:.2f}",
             }
-            cells.append([(row | texts)[column] for column in COLUMNS])
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells
-        ]
-        lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-        lines += ["", *(f"{name}: {value}" for name, value in self.protocol.items())]
-        return "\n".join(lines)
+            cells.append([str((row | texts)[column]) for column in COLUMNS])
+        notes = (f"{name}: {value}" for name, value in self.protocol.items())
+        return "\n".join([tables.markdown(cells), "", *notes])
 
     def to_json(self) -> dict[str, Any]:
         """Protocol, mean rows and every image's scores; null for infinite decibels."""

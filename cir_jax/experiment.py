@@ -49,6 +49,11 @@ FIELDS: dict[str, Any] = {
         "encode": str,
         # whether training runs that command where the folder is missing
         "encode_if_missing": bool,
+        # what degrades the clean crops for each batch: "online:" and the name of a
+        # recipe; "" for what the records were made for
+        "recipe": str,
+        # how many records may be damaged before training stops
+        "damaged": int,
         # see data/pairs.py
         "patch": int,
         "grid_phase": str,
@@ -93,6 +98,7 @@ LEAST = {
     "optimizer.clip_norm": 0,
     "data.patch": 1,
     "data.workers": 0,
+    "data.damaged": 0,
     "evaluation.every": 1,
     "checkpoint.every": 1,
     "checkpoint.keep": 1,

@@ -1,5 +1,6 @@
 """Image files in and out: decoded whole or refused with a reason, written whole."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +44,33 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes an image file to RGB, turned as its EXIF orientation says.
 
     Raises:
-        UserError: the file is missing, is no image of an open format, is damaged, or
-            has alpha or more than 8 bits a channel; names the file and what to do.
+        UserError: the file is missing, or see `decode_rgb`.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    return decode_rgb(data, str(path))
+
+
+def decode_rgb(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes an image file's bytes to RGB, turned as the EXIF orientation says.
+
+    Args:
+        data: the file.
+        name: what errors call it.
+
+    Raises:
+        UserError: it is no image of an open format, is damaged, or has alpha or more
+            than 8 bits a channel; names the image and says what to do.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise UserError(
-                    f"{path} has {image.width}x{image.height} pixels, more than the "
+                    f"{name} has {image.width}x{image.height} pixels, more than the "
                     f"{Image.MAX_IMAGE_PIXELS:,} that are read: cut it into pieces"
                 )
             # Pillow reads 16-bit colour as 8-bit; the decoder's arguments tell.
@@ -58,21 +78,19 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "h w 3"]:
             if deep or image.mode not in COLOUR_MODES or image.has_transparency_data:
                 kind = "16 bits a channel" if deep else f"mode {image.mode}"
                 raise UserError(
-                    f"{path} has {kind}: convert it to 8-bit RGB or grey without "
+                    f"{name} has {kind}: convert it to 8-bit RGB or grey without "
                     "alpha first"
                 )
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
     except UnidentifiedImageError as error:
         raise UserError(
-            f"{path} is not an image that can be read: expected one of "
+            f"{name} is not an image that can be read: expected one of "
             f"{', '.join(FORMATS)}"
         ) from error
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path} is too large: {error}") from error
+        raise UserError(f"{name} is too large: {error}") from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} cannot be decoded ({error}): replace it") from error
+        raise UserError(f"{name} cannot be decoded ({error}): replace it") from error
 
 
 def to_uint8(image: Float32[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w c"]:

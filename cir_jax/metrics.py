@@ -35,7 +35,7 @@ def mse(a: UInt8[np.ndarray, "h w c"], b: UInt8[np.ndarray, "h w c"]) -> float:
 
 def psnr(a: UInt8[np.ndarray, "h w c"], b: UInt8[np.ndarray, "h w c"]) -> float:
     """Peak signal-to-noise ratio in dB, all channels jointly; infinite if equal."""
-    return _decibels(mse(a, b))
+    return decibels(mse(a, b))
 
 
 def psnr_b(
@@ -48,7 +48,7 @@ def psnr_b(
     symmetric: the second image is the one whose blocking counts.
     """
     y = luma(restored) if restored.shape[-1] == 3 else restored
-    return _decibels(mse(clean, restored) + blocking_effect(y[..., 0]))
+    return decibels(mse(clean, restored) + blocking_effect(y[..., 0]))
 
 
 def blocking_effect(image: UInt8[np.ndarray, "h w"]) -> float:
@@ -112,5 +112,6 @@ def _blur(image: Float64[np.ndarray, "h w c"]) -> Float64[np.ndarray, "_ _ c"]:
     return image
 
 
-def _decibels(error: float) -> float:
+def decibels(error: float) -> float:
+    """PSNR in dB of a mean squared error of 8-bit units; infinite for 0."""
     return math.inf if error == 0 else 10 * math.log10(PEAK**2 / error)

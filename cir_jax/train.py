@@ -28,7 +28,7 @@ from rich.progress import (
 
 from cir_jax import evaluate, experiment, image_io, parallel, photos, weights
 from cir_jax.checkpoints import Checkpoints
-from cir_jax.data import manifest, pairs
+from cir_jax.data import manifest, pairs, recipes
 from cir_jax.errors import UserError
 from cir_jax.losses import LOSSES
 from cir_jax.metrics_log import MetricsLog
@@ -164,7 +164,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
     split = parallel.batch_sharding(mesh, config.batch_size)
 
     # ---------------------------------------------------------------- data
-    records, _ = manifest.open_records(
+    records, contents = manifest.open_records(
         experiment.records_folder(config, workdir),
         experiment.encode_command(config, workdir),
     )
@@ -177,6 +177,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
         patch=config.data.patch,
         grid_phase=config.data.grid_phase,
         qualities=config.data.qualities,
+        recipe=recipes.for_reader(config.data.recipe, contents),
+        damaged=config.data.damaged,
         process=jax.process_index(),
         processes=jax.process_count(),
     )
@@ -292,7 +294,8 @@ def _check_same_experiment(workdir: Path, config: ConfigDict) -> None:
     theirs = json.loads((workdir / CONFIG).read_text())
     ours = json.loads(config.to_json_best_effort())
     fields = ("model", "seed", "batch_size", "loss", "ema_decay", "init_from")
-    fields += ("data.records", "data.patch", "data.grid_phase", "data.qualities")
+    fields += ("data.records", "data.recipe", "data.patch", "data.grid_phase")
+    fields += ("data.qualities",)
     for field in fields:
         before, now = (
             functools.reduce(operator.getitem, field.split("."), fields_of)

@@ -40,14 +40,16 @@ def get_config(stage: str = "offline") -> ConfigDict:
     config.optimizer.weight_decay = 1e-4
     config.optimizer.clip_norm = 0.0
 
-    recipe = "jpeg7" if offline else "blind-jpeg"  # guess
+    recipe = "jpeg7" if offline else "online:blind-jpeg"  # guess
     config.data = ConfigDict()
-    config.data.records = f"data/df2k-lsdir-{recipe}"
+    config.data.records = "data/jpeg7" if offline else "data/clean"
     config.data.encode = (
         f"cir encode --source DF2K_LSDIR --recipe {recipe} --crop 512 --workers 16 "
         "--out {records}"
     )
     config.data.encode_if_missing = False
+    config.data.recipe = ""
+    config.data.damaged = 0
     config.data.patch = 128 if offline else 256  # the second is a guess
     config.data.grid_phase = "aligned" if offline else "random"  # guess
     config.data.qualities = ()

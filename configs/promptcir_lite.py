@@ -35,12 +35,14 @@ def get_config() -> ConfigDict:
     config.optimizer.clip_norm = 1.0
 
     config.data = ConfigDict()
-    config.data.records = "data/df2k-blind-jpeg"
+    config.data.records = "data/df2k"
     config.data.encode = (
-        "cir encode --source DF2K --recipe blind-jpeg --crop 256 --workers 8 "
+        "cir encode --source DF2K --recipe online:blind-jpeg --crop 256 --workers 8 "
         "--out {records}"
     )
     config.data.encode_if_missing = False
+    config.data.recipe = ""
+    config.data.damaged = 0
     config.data.patch = 128
     config.data.grid_phase = "random"
     config.data.qualities = ()

@@ -39,6 +39,8 @@ def get_config() -> ConfigDict:
         "--crop 128 --stride 64 --out {records}"
     )
     config.data.encode_if_missing = True
+    config.data.recipe = ""
+    config.data.damaged = 0
     config.data.patch = 64
     config.data.grid_phase = "random"
     config.data.qualities = ()

@@ -1,121 +1,150 @@
 """The encode job: a source and a recipe in, a checked records folder out."""
 
+import collections
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
 
-from cir_jax import codecs, photos
 from cir_jax.data import manifest
-from cir_jax.errors import UserError
-from data_pipelines import engines, sources
-from data_pipelines.recipes import CropRecords, Recipe
+from cir_jax.data.recipes import Recipe
+from cir_jax.errors import UserError, unknown
+from data_pipelines import engines
+from data_pipelines.crops import BLOCK, Crops, PairRecords, RecipeRecords, Records
+from data_pipelines.pairs import DegradedFolder, find_partners
+from data_pipelines.sources import Source, check_images
 from data_pipelines.writer import ShardWriter
 
 PLAN = "plan.json"
 """Written first: what a folder will hold. The manifest, written last, says it does."""
-RECORDS_PER_SHARD = 256
+LARGEST_SHARD, SMALLEST_SHARD, FEWEST_SHARDS = 256, 16, 16
+"""Records in a shard; small sets are cut finer, so that workers have something each."""
 LEFTOVER = ".*.tmp"
 """What a run that was killed leaves behind."""
 
 
 def encode(
-    source: str,
-    recipe: Recipe,
+    source: Source,
+    degradation: Recipe | Sequence[DegradedFolder],
     out: Path,
     *,
+    online: bool = False,
     crop: int = 256,
     stride: int | None = None,
+    scale: int = 1,
     seed: int = 0,
     workers: int = 0,
+    engine: str = "local",
+    beam_options: str = "",
 ) -> dict[str, str]:
     """Writes training records; a second run finishes what an interrupted one began.
 
     Args:
-        source: a folder of images, or `photos:train`, the photographs that ship.
-        recipe: which compressed versions each crop gets.
+        source: the clean images.
+        degradation: which degraded versions each crop gets: a recipe, or the folders
+            where they are already.
         out: the records folder; made if it does not exist.
+        online: whether the recipe is left to the training reader; records then hold
+            the clean crops alone.
         crop: side of the clean crops, pixels.
         stride: distance between crops, pixels; the crop's side when None.
+        scale: by how much the clean image is bicubically downscaled before it is
+            degraded.
         seed: of the recipe's random choices.
         workers: writing processes; 0 writes in this process.
+        engine: one of `engines.ENGINES`.
+        beam_options: see `engines.beam`.
 
     Returns:
-        For every source image that was left out, its path and why.
+        For every image, crop or partner that was left out, its path and why.
 
     Raises:
-        UserError: the source has no readable image as large as a crop, or `out` holds
-            records of other settings.
+        UserError: the source has no readable image as large as a crop, `out` holds
+            records of other settings, or nothing could be encoded or written.
     """
     stride = crop if stride is None else stride
     for name, value, least in (
         ("crop", crop, 1),
         ("stride", stride, 1),
+        ("scale", scale, 1),
         ("seed", seed, 0),
         ("workers", workers, 0),
     ):
         if value < least:
             raise UserError(f"--{name} is {value}: give at least {least}")
+    if crop % scale:
+        raise UserError(f"--crop {crop} is no multiple of --scale {scale}: make it one")
+    if engine not in engines.ENGINES:
+        raise unknown("engine", engine, engines.ENGINES)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: give a folder")
-    root = photos.resolve(source)
-    images, left_out = sources.read_source(root)
+    if isinstance(degradation, Recipe):
+        degradation.check()
+
+    images, left_out = check_images(source, source.keys(), "images")
+    if not images:
+        first = next(iter(left_out.values()), "it is empty")
+        raise UserError(f"no image of {source} can be read; the first: {first}")
+    large = [i for i in images.values() if min(i.height, i.width) >= crop]
     left_out |= {
-        image.path: f"is {image.width}x{image.height} pixels, smaller than the crop"
-        for image in images
-        if min(image.height, image.width) < crop
+        key: f"is {image.width}x{image.height} pixels, smaller than the crop"
+        for key, image in images.items()
+        if image not in large
     }
-    records = CropRecords(root, tuple(images), recipe, crop, stride, seed)
-    if not len(records):
+    if not large:
         raise UserError(
-            f"no image of {root} is as large as --crop {crop}: give a smaller crop"
+            f"no image of {source} is as large as --crop {crop}: give a smaller crop"
         )
+    records: Records
+    if isinstance(degradation, Recipe):
+        crops = Crops(tuple(large), crop, stride, scale, step=scale)
+        records = RecipeRecords(source, crops, degradation, online, seed)
+    else:
+        pairs, without_partner = find_partners(large, degradation, scale)
+        left_out |= without_partner
+        large = [image for image in large if any(pairs.partners[image.path])]
+        if not large:
+            first = next(iter(without_partner.items()))
+            raise UserError(f"no image of {source} has a partner: {': '.join(first)}")
+        crops = Crops(tuple(large), crop, stride, scale, step=BLOCK * scale)
+        records = PairRecords(source, crops, pairs)
+
     plan = _plan(records)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, plan)
     for leftover in out.glob(LEFTOVER):
         leftover.unlink()
     writer = ShardWriter(records, out, plan["shard_count"])
-    progress = track(
-        engines.local(writer, workers),
-        "writing shards",
-        total=writer.shards,
-        console=Console(stderr=True),
-    )
-    shards = [
-        {
-            "file": writer.path(number).name,
-            "records": len(writer.span(number)),
-            "bytes": writer.path(number).stat().st_size,
-        }
-        for number in progress
-    ]
-    manifest.write_json(
-        out / manifest.NAME,
-        plan | {"source": source, "shards": shards, "left_out": left_out},
-    )
-    return left_out
+    if engine == "beam":
+        engines.beam(writer, beam_options)
+    else:
+        console = Console(stderr=True)
+        written = engines.local(writer, workers)
+        for _ in track(written, "writing shards", total=writer.shards, console=console):
+            pass
+    return left_out | _finish(writer, plan, source, left_out)
 
 
-def _plan(records: CropRecords) -> dict:
+def _plan(records: Records) -> dict[str, Any]:
     """Everything that decides the records' bytes."""
-    names = sorted({name for name, _ in records.recipe.degradations})
-    return {
+    crops = records.crops
+    total = len(crops.places)
+    shard = min(LARGEST_SHARD, max(SMALLEST_SHARD, total // FEWEST_SHARDS))
+    return records.describe() | {
         "format": manifest.FORMAT,
-        "images": [dataclasses.asdict(image) for image in records.images],
-        "recipe": dataclasses.asdict(records.recipe),
-        "codecs": {name: codecs.get_codec(name).version for name in names},
-        "crop": records.crop,
-        "stride": records.stride,
-        "seed": records.seed,
-        "records": len(records),
-        "shard_count": -(-len(records) // RECORDS_PER_SHARD),
+        "images": [dataclasses.asdict(image) for image in crops.images],
+        "crop": crops.crop,
+        "stride": crops.stride,
+        "scale": crops.scale,
+        "shard_count": -(-total // shard),
     }
 
 
-def _claim(out: Path, plan: dict) -> None:
+def _claim(out: Path, plan: dict[str, Any]) -> None:
     """Marks a folder as this plan's, or refuses one that is another's."""
     path = out / PLAN
     if not path.is_file():
@@ -129,3 +158,28 @@ def _claim(out: Path, plan: dict) -> None:
             f"{out} holds records of other images or settings (see its {PLAN}): "
             "give another --out, or delete that folder first"
         )
+
+
+def _finish(
+    writer: ShardWriter, plan: dict[str, Any], source: Source, left_out: dict[str, str]
+) -> dict[str, str]:
+    """Gathers the shards' reports into the manifest; returns the failed crops."""
+    reports = [writer.report(number) for number in range(writer.shards)]
+    failed: dict[str, str] = {}
+    versions: collections.Counter[str] = collections.Counter()
+    for report in reports:
+        failed |= report.pop("failed")
+        versions.update(report.pop("versions"))
+    count = sum(report["records"] for report in reports)
+    if not count:
+        first = next(iter(failed.items()))
+        raise UserError(f"no record could be made; the first: {': '.join(first)}")
+    contents = {
+        "source": str(source),
+        "records": count,
+        "versions": versions,
+        "shards": reports,
+        "left_out": left_out | failed,
+    }
+    manifest.write_json(writer.folder / manifest.NAME, plan | contents)
+    return failed

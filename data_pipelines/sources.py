@@ -1,66 +1,216 @@
 """Where clean images come from, checked before anything is written."""
 
 import dataclasses
+import functools
 import hashlib
 import os
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from cir_jax import image_io
-from cir_jax.errors import UserError
+from cir_jax import image_io, photos
+from cir_jax.errors import UserError, unknown
+
+TFDS = "tfds:"
+
+
+class Source(Protocol):
+    """Encoded images by key; small, and the same in every worker."""
+
+    def keys(self) -> Sequence[str]:
+        """What the images are called, in order."""
+
+    def read(self, key: str) -> bytes:
+        """The encoded image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """The images below a folder; their keys are paths with forward slashes."""
+
+    root: Path
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def keys(self) -> list[str]:
+        """The paths below the folder, sorted.
+
+        Raises:
+            UserError: the folder is missing, or holds no image.
+        """
+        paths = image_io.find_images(self.root)
+        return sorted(path.relative_to(self.root).as_posix() for path in paths)
+
+    def read(self, key: str) -> bytes:
+        """The file's bytes."""
+        return (self.root / key).read_bytes()
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorFlowDataset:
+    """A prepared tensorflow-datasets data set, read without TensorFlow.
+
+    Attributes:
+        name: with config and version as wanted, such as "div2k/bicubic_x4".
+        split: such as "train" or "train[:10%]".
+        feature: the image feature to take; "" for the only one, or for "hr" where
+            there is one (super-resolution sets hold the small image as well).
+    """
+
+    name: str
+    split: str = "train"
+    feature: str = ""
+
+    def __str__(self) -> str:
+        return f"{TFDS}{self.name}:{self.split}"
+
+    def keys(self) -> list[str]:
+        """The images' numbers.
+
+        Raises:
+            UserError: see `_open_tfds`.
+        """
+        return [f"{number:07d}" for number in range(len(_open_tfds(self)[0]))]
+
+    def read(self, key: str) -> bytes:
+        """The image as it is encoded in the data set."""
+        data, feature = _open_tfds(self)
+        return data[int(key)][feature]
+
+
+@functools.lru_cache(maxsize=1)
+def _open_tfds(source: TensorFlowDataset) -> tuple[Any, str]:
+    """Opens a data set, once a process; returns its elements and the image feature.
+
+    Raises:
+        UserError: tensorflow-datasets is not installed, the data set is not prepared,
+            not stored as array_record, or has no such split or image feature.
+    """
+    try:
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.core import read_only_builder
+    except ImportError as error:
+        raise UserError(
+            f"--source {source} needs tensorflow-datasets: pip install 'cir_jax[tfds]'"
+        ) from error
+    # Not tfds.builder: that imports the data set's own code, which needs TensorFlow.
+    try:
+        builder = read_only_builder.builder_from_files(source.name)
+    except tfds.core.DatasetNotFoundError as error:
+        raise UserError(
+            f"--source {source}: no prepared data set {source.name} below "
+            f"{tfds.core.constants.DATA_DIR}: with tensorflow installed run `tfds "
+            f"build {source.name} --file_format=array_record`, or set TFDS_DATA_DIR"
+        ) from error
+    stored_as = builder.info.file_format
+    if stored_as is not tfds.core.FileFormat.ARRAY_RECORD:
+        raise UserError(
+            f"--source {source} is stored as {stored_as.value}, which takes TensorFlow "
+            f"to read: with tensorflow installed run `tfds build {source.name} "
+            "--file_format=array_record`"
+        )
+    images = [
+        name
+        for name, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Image)
+    ]
+    feature = source.feature or (images[0] if len(images) == 1 else "hr")
+    if feature not in images:
+        raise unknown(f"image feature of {source.name}", feature, images)
+    try:
+        data = builder.as_data_source(
+            source.split, decoders={feature: tfds.decode.SkipDecoding()}
+        )
+    except ValueError as error:
+        raise unknown(
+            f"split of {source.name}", source.split, builder.info.splits
+        ) from error
+    return data, feature
+
+
+def open_source(text: str) -> Source:
+    """The source that `--source` names.
+
+    Args:
+        text: a folder, `photos:SPLIT` of the photographs that ship, or
+            `tfds:NAME[:SPLIT[:FEATURE]]`.
+
+    Raises:
+        UserError: there is no such source.
+    """
+    if text.startswith(TFDS):
+        return TensorFlowDataset(*text.removeprefix(TFDS).split(":", 2))
+    return Folder(photos.resolve(text))
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceImage:
-    """One clean image of a source."""
+    """One image of a source."""
 
     path: str
-    """Below the source's folder, with forward slashes."""
+    """Its key: below a source folder, the path with forward slashes."""
     sha256: str
+    """Of the encoded image."""
     height: int
     width: int
 
 
-def read_source(root: Path) -> tuple[list[SourceImage], dict[str, str]]:
-    """Finds, hashes and decodes every image below a folder.
-
-    Each is decoded once here, so that a damaged one is known before the first shard.
-
-    Returns:
-        The readable images, sorted by path, and for every unreadable one its path and
-        why.
+def read_image(source: Source, key: str) -> np.ndarray:
+    """Decodes an image of a source to RGB, uint8 [h, w, 3].
 
     Raises:
-        UserError: the folder is missing, or holds no readable image.
+        UserError: it cannot be read or decoded.
     """
-    paths = image_io.find_images(root)
-    images: list[SourceImage] = []
-    unreadable: dict[str, str] = {}
+    return image_io.decode_rgb(_read(source, key), f"{source}: {key}")
 
-    def check(path: Path) -> SourceImage | UserError:
+
+def check_images(
+    source: Source, keys: Iterable[str], what: str
+) -> tuple[dict[str, SourceImage], dict[str, str]]:
+    """Hashes and decodes images: a damaged one is known before the first shard.
+
+    Args:
+        source: where they are.
+        keys: which of them.
+        what: what the progress bar calls them.
+
+    Returns:
+        The readable images by key, in order; and for every unreadable one its key and
+        why.
+    """
+    keys = list(keys)
+
+    def check(key: str) -> SourceImage | UserError:
         try:
-            height, width, _ = image_io.read_rgb(path).shape
+            data = _read(source, key)
+            height, width, _ = image_io.decode_rgb(data, key).shape
         except UserError as error:
             return error
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return SourceImage(path.relative_to(root).as_posix(), digest, height, width)
+        return SourceImage(key, hashlib.sha256(data).hexdigest(), height, width)
 
+    images: dict[str, SourceImage] = {}
+    unreadable: dict[str, str] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        checked = pool.map(check, paths)
-        for path, result in track(
-            zip(paths, checked, strict=True),
-            "checking images",
-            total=len(paths),
-            console=Console(stderr=True),
+        console = Console(stderr=True)
+        checked = zip(keys, pool.map(check, keys), strict=True)
+        for key, result in track(
+            checked, f"checking {what}", total=len(keys), console=console
         ):
             if isinstance(result, UserError):
-                unreadable[path.relative_to(root).as_posix()] = str(result)
+                unreadable[key] = str(result)
             else:
-                images.append(result)
-    if not images:
-        first = next(iter(unreadable.values()))
-        raise UserError(f"no image of {root} can be read; the first: {first}")
+                images[key] = result
     return images, unreadable
+
+
+def _read(source: Source, key: str) -> bytes:
+    try:
+        return source.read(key)
+    except OSError as error:
+        raise UserError(f"{key} cannot be read: {error.strerror}") from error

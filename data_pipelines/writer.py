@@ -1,10 +1,15 @@
 """Shards: which records go where, and writing one of them."""
 
+import collections
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
-from cir_jax.data import tfrecord
-from data_pipelines.recipes import CropRecords
+from cir_jax.data import manifest, tfrecord
+from cir_jax.errors import UserError
+from data_pipelines.crops import Records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,10 +17,11 @@ class ShardWriter:
     """Writes shard `number` of a data set; the function that engines map.
 
     Shards are contiguous ranges of the records, so the bytes of each depend on the
-    arguments and its number alone, whoever writes it.
+    arguments and its number alone, whoever writes it. A report beside each, written
+    last, says what is in it; a shard is finished when its report's checksum is its own.
     """
 
-    records: CropRecords
+    records: Records
     folder: Path
     shards: int
 
@@ -25,14 +31,73 @@ class ShardWriter:
 
     def span(self, number: int) -> range:
         """The records of shard `number`."""
-        total = len(self.records)
+        total = len(self.records.crops.places)
         return range(number * total // self.shards, (number + 1) * total // self.shards)
 
+    def report(self, number: int) -> dict[str, Any]:
+        """What is in shard `number`, as its writer saw it; empty if it is not there."""
+        try:
+            return json.loads(report_path(self.path(number)).read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def is_finished(self, number: int) -> bool:
+        """Whether the shard is there, whole, and lacks no record."""
+        report, shard = self.report(number), self.path(number)
+        return bool(
+            report
+            and not report["failed"]
+            and shard.is_file()
+            and tfrecord.index_path(shard).is_file()
+            and _sha256(shard) == report["sha256"]
+        )
+
     def __call__(self, number: int) -> int:
-        """Writes a shard unless it is there already; returns its number."""
-        shard, span = self.path(number), self.span(number)
-        if not (shard.is_file() and len(tfrecord.read_index(shard)) == len(span)):
+        """Writes a shard unless it is finished already; returns its number.
+
+        A record that cannot be made is left out and named in the report.
+
+        Raises:
+            UserError: the shard cannot be written: a full disk, a read-only folder.
+        """
+        if self.is_finished(number):
+            return number
+        shard = self.path(number)
+        failed, versions = {}, collections.Counter()
+        try:
+            report_path(shard).unlink(missing_ok=True)
             with tfrecord.write_shard(shard) as write:
-                for index in span:
-                    write(self.records[index])
+                for index in self.span(number):
+                    try:
+                        record = self.records.record(index)
+                    except UserError as error:
+                        image, y, x = self.records.crops.places[index]
+                        failed[f"{image.path} at {y},{x}"] = str(error)
+                        continue
+                    write(record.to_bytes())
+                    versions.update(f"{v.codec} {v.quality}" for v in record.versions)
+            report = {
+                "file": shard.name,
+                "records": len(self.span(number)) - len(failed),
+                "bytes": shard.stat().st_size,
+                "sha256": _sha256(shard),
+                "versions": versions,
+                "failed": failed,
+            }
+            manifest.write_json(report_path(shard), report)
+        except OSError as error:
+            raise UserError(
+                f"{shard} cannot be written ({error.strerror}): make room for it and "
+                "run the same command again; the finished shards are kept"
+            ) from error
         return number
+
+
+def report_path(shard: Path) -> Path:
+    """The report that belongs to a shard."""
+    return shard.with_name(shard.name + ".json")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,6 +6,7 @@ a module with a class `Codec` that follows `CodecProtocol`.
 """
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Sequence
 from typing import ClassVar, Protocol, runtime_checkable
@@ -59,13 +60,18 @@ def get_codec(spec: str) -> CodecProtocol:
     """Makes the codec that `spec` names, such as "jpeg" or "jpeg:4:4:4".
 
     Raises:
-        UserError: no such codec, or an argument that the codec does not take.
+        UserError: no such codec, an argument that it does not take, or its library is
+            not installed.
     """
     name, _, argument = spec.partition(":")
     if name not in known_codecs():
         raise unknown("codec", name, known_codecs())
-    module = importlib.import_module(f"{__name__}.{name}")
-    return module.Codec(argument) if argument else module.Codec()
+    codec = importlib.import_module(f"{__name__}.{name}").Codec
+    if not argument:
+        return codec()
+    if not inspect.signature(codec).parameters:
+        raise UserError(f"codec {spec}: {name} takes no argument, give {name} alone")
+    return codec(argument)
 
 
 def check_quality(codec: CodecProtocol, quality: int) -> None:

@@ -6,19 +6,22 @@ alone. So training resumes exactly by starting at the next index, whatever the n
 of loader threads, workers or processes; no iterator state is stored.
 """
 
+import contextlib
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 from jaxtyping import UInt8
 
-from cir_jax.data import records
+from cir_jax.data import recipes, records
 from cir_jax.data.workers import iterate
 from cir_jax.errors import UserError, unknown
+from cir_jax.resize import downscale
 
-BLOCK = 8
-"""The side of a JPEG block, pixels of the compressed image."""
+DAMAGED = "damaged"
+"""Key of the position that a batch's elements replace."""
 GRID_PHASES = ("aligned", "random")
 
 
@@ -31,48 +34,112 @@ class PatchPair:
         grid_phase: "aligned" cuts where the compressed image's 8x8 blocks start,
             "random" anywhere, so that the network cannot rely on the phase.
         qualities: use the versions of these qualities alone; all when empty.
+        recipe: degrades the clean crop afresh; None takes the record's versions.
     """
 
     patch: int
     grid_phase: str
-    qualities: tuple[int, ...]
+    qualities: tuple[int, ...] = ()
+    recipe: recipes.Recipe | None = None
 
     def __call__(
         self, payload: bytes, rng: np.random.Generator
     ) -> dict[str, UInt8[np.ndarray, "_ _ 3"]]:
         """Picks a version and a patch, and one of the 8 flips and rotations."""
         record = records.Record.from_bytes(payload)
-        versions = [
-            version
-            for version in record.versions
-            if not self.qualities or version.quality in self.qualities
-        ]
-        if not versions:
-            raise UserError(
-                f"the record of {record.source} has no version of quality "
-                f"{', '.join(map(str, self.qualities))}: set "
-                "config.data.qualities to qualities that were encoded"
-            )
-        degraded = records.decode(versions[rng.integers(len(versions))].image)
         clean = records.decode(record.clean)
-        height, width, _ = degraded.shape
+        height, width = (side // record.scale for side in clean.shape[:2])
         if min(height, width) < self.patch:
             raise UserError(
                 f"the record of {record.source} is {width}x{height} pixels, smaller "
                 f"than config.data.patch={self.patch}: encode larger crops or train on "
                 "smaller patches"
             )
-        step = BLOCK if self.grid_phase == "aligned" else 1
-        y = step * rng.integers((height - self.patch) // step + 1)
-        x = step * rng.integers((width - self.patch) // step + 1)
+        step = recipes.BLOCK if self.grid_phase == "aligned" else 1
+        y = step * int(rng.integers((height - self.patch) // step + 1))
+        x = step * int(rng.integers((width - self.patch) // step + 1))
+        if self.recipe is None:
+            degraded = records.decode(self._version(record, rng).image)
+            degraded = degraded[y : y + self.patch, x : x + self.patch]
+        else:
+            small = downscale(clean, record.scale)
+            degraded = self._degraded(small, y, x, rng)
         turn = rng.integers(8)
+        rows = slice(record.scale * y, record.scale * (y + self.patch))
+        columns = slice(record.scale * x, record.scale * (x + self.patch))
+        return {
+            "degraded": _turned(degraded, turn),
+            "clean": _turned(clean[rows, columns], turn),
+        }
 
-        def cut(image: np.ndarray, scale: int) -> np.ndarray:
-            rows = slice(scale * y, scale * (y + self.patch))
-            columns = slice(scale * x, scale * (x + self.patch))
-            return _turned(image[rows, columns], turn)
+    def _version(
+        self, record: records.Record, rng: np.random.Generator
+    ) -> records.Version:
+        """One of the record's versions."""
+        versions = [
+            version
+            for version in record.versions
+            if not self.qualities or version.quality in self.qualities
+        ]
+        if not versions:
+            wanted = ", ".join(map(str, self.qualities))
+            raise UserError(
+                f"the record of {record.source} has no version of quality {wanted}: "
+                "set config.data.qualities to qualities that were encoded"
+            )
+        return versions[rng.integers(len(versions))]
 
-        return {"degraded": cut(degraded, 1), "clean": cut(clean, record.scale)}
+    def _degraded(
+        self,
+        small: UInt8[np.ndarray, "h w 3"],
+        y: int,
+        x: int,
+        rng: np.random.Generator,
+    ) -> UInt8[np.ndarray, "p p 3"]:
+        """The patch at (y, x), degraded with a grid of the wanted phase.
+
+        Only the blocks that the patch touches go through the codec: what is farther
+        away does not change a block codec's result, and costs.
+        """
+        top, left = 0, 0
+        if self.grid_phase == "random":
+            top, left = map(int, rng.integers(recipes.BLOCK, size=2))
+        region = small[
+            _blocks(y - top, y + self.patch), _blocks(x - left, x + self.patch)
+        ]
+        # Before the image's first row and column there is only its mirror image.
+        missing = ((max(0, top - y), 0), (max(0, left - x), 0), (0, 0))
+        region = np.pad(region, missing, mode="symmetric")
+        degraded = self.recipe.degrade(region, rng)
+        return degraded[top : top + self.patch, left : left + self.patch]
+
+
+def _blocks(start: int, stop: int) -> slice:
+    """The whole blocks of a grid from `start` on that reach to `stop`."""
+    count = -(-(stop - start) // recipes.BLOCK)
+    return slice(max(0, start), start + count * recipes.BLOCK)
+
+
+class Replacing(Sequence[tuple[bytes, int]]):
+    """Records, with the next whole one in the place of a damaged one.
+
+    Elements are a record and the position of the damaged one that it stands for, or -1.
+    """
+
+    def __init__(self, source: Sequence[bytes]):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, position: int) -> tuple[bytes, int]:
+        damaged = -1
+        for number in range(position, position + len(self)):
+            try:
+                return self._source[number % len(self)], damaged
+            except UserError as error:
+                damaged, last = position, error
+        raise last
 
 
 def _turned(image: np.ndarray, turn: np.integer | int) -> np.ndarray:
@@ -91,6 +158,8 @@ def batches(
     patch: int,
     grid_phase: str,
     qualities: tuple[int, ...] = (),
+    recipe: recipes.Recipe | None = None,
+    damaged: int = 0,
     workers: int = 0,
     process: int = 0,
     processes: int = 1,
@@ -105,6 +174,9 @@ def batches(
         patch: side of the degraded patch, pixels.
         grid_phase: see `PatchPair`.
         qualities: see `PatchPair`.
+        recipe: see `PatchPair`.
+        damaged: how many records may be damaged: each is named once on standard error
+            and the next whole one takes its place.
         workers: reading processes; 0 reads in threads of this process.
         process: this process's number; it gets its slice of each global batch.
         processes: how many processes share a global batch.
@@ -114,7 +186,7 @@ def batches(
         sp, 3]} with b = batch_size / processes.
 
     Raises:
-        UserError: a bad option, now; a damaged record, while iterating.
+        UserError: a bad option, now; one damaged record too many, while iterating.
     """
     if grid_phase not in GRID_PHASES:
         raise unknown("config.data.grid_phase", grid_phase, GRID_PHASES)
@@ -123,14 +195,57 @@ def batches(
             f"config.batch_size={batch_size} does not divide among {processes} "
             "processes: make it a multiple"
         )
+    pair = PatchPair(patch, grid_phase, tuple(qualities), recipe)
     dataset = (
-        grain.MapDataset.source(source)
+        grain.MapDataset.source(Replacing(source) if damaged else source)
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(PatchPair(patch, grid_phase, tuple(qualities)))
+        .random_map(_WithDamage(pair) if damaged else pair)
         .batch(batch_size // processes)
         # Local batch i * processes + process is this process's part of global batch i.
         .slice(slice(start * processes + process, None, processes))
     )
-    return iter(iterate(dataset, workers, ahead=8))
+    elements = iter(iterate(dataset, workers, ahead=8))
+    return _counting_damage(elements, source, damaged) if damaged else elements
+
+
+@dataclasses.dataclass(frozen=True)
+class _WithDamage:
+    """A `PatchPair` of `Replacing`'s elements; passes the damaged position on."""
+
+    pair: PatchPair
+
+    def __call__(
+        self, element: tuple[bytes, int], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        payload, damaged = element
+        return self.pair(payload, rng) | {DAMAGED: np.int64(damaged)}
+
+
+def _counting_damage(
+    elements: grain.DatasetIterator, source: Sequence[bytes], limit: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Takes the damaged positions out of the batches; names them, and counts them."""
+    found: set[int] = set()
+    with contextlib.closing(elements):
+        for batch in elements:
+            for position in set(batch.pop(DAMAGED).tolist()) - found - {-1}:
+                found.add(position)
+                reason = _why_damaged(source, position)
+                if len(found) > limit:
+                    raise UserError(
+                        f"more than config.data.damaged={limit} records are damaged; "
+                        f"the last: {reason}"
+                    )
+                print(f"skipped {len(found)} of at most {limit}: {reason}",
+                      file=sys.stderr)  # fmt: skip
+            yield batch
+
+
+def _why_damaged(source: Sequence[bytes], position: int) -> str:
+    try:
+        source[position]
+    except UserError as error:
+        return str(error)
+    return f"record {position} could not be read, and now it can"

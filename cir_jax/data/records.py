@@ -6,8 +6,9 @@ descriptor pool of their own so that TensorFlow may be loaded beside.
 
 Keys: `clean` (the crop, lossless), `source` (path below the source folder), `origin`
 (row and column of the crop in its photograph, pixels), `scale` (clean size over
-compressed size), and per version `codec`, `quality`, `bits` (coded size) and `image`:
-the bitstream where Pillow can decode it, else the decoded pixels, lossless.
+compressed size), and per version `codec`, `quality`, `bits` (coded size), `history`
+(all that was done to it, in words) and `image`: the bitstream where Pillow can decode
+it, else the decoded pixels, lossless. Records of clean crops have no version.
 """
 
 import dataclasses
@@ -84,11 +85,16 @@ class Version:
     """One compressed version of a crop."""
 
     codec: str
+    """Where there were several in a row, all of them: "jpeg+jpeg"."""
     quality: int
+    """The codec's; the last one's where there were several."""
     bits: int
-    """Size of the codec's bitstream, also where `image` holds pixels instead."""
+    """Size of the codec's bitstream, also where `image` holds pixels instead; 0 where
+    it is not known."""
     image: bytes
     """An encoded image that Pillow opens to the decoded pixels."""
+    history: str = ""
+    """All steps and their random choices, such as "jpeg 30 at 3,5 + jpeg 80"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +120,7 @@ class Record:
             feature["quality"].int64_list.value.append(version.quality)
             feature["bits"].int64_list.value.append(version.bits)
             feature["image"].bytes_list.value.append(version.image)
+            feature["history"].bytes_list.value.append(version.history.encode())
         return example.SerializeToString(deterministic=True)
 
     @classmethod
@@ -130,6 +137,7 @@ class Record:
                 feature["quality"].int64_list.value,
                 feature["bits"].int64_list.value,
                 feature["image"].bytes_list.value,
+                (text.decode() for text in feature["history"].bytes_list.value),
                 strict=True,
             )
             return cls(

@@ -17,7 +17,7 @@ RECORD = Record(
     scale=1,
     versions=(
         Version("jpeg", 10, 1234, b"a bitstream"),
-        Version("jpeg:4:4:4", 37, 99, b"another"),
+        Version("jpeg:4:4:4", 37, 99, b"another", "jpeg 10 at 3,5 + jpeg:4:4:4 37"),
     ),
 )
 
@@ -72,6 +72,8 @@ def test_an_independent_example_message_reads_it():
     assert feature["quality"].int64_list.value == [10, 37]
     assert feature["bits"].int64_list.value == [1234, 99]
     assert feature["image"].bytes_list.value == [b"a bitstream", b"another"]
+    history = [b"", b"jpeg 10 at 3,5 + jpeg:4:4:4 37"]
+    assert feature["history"].bytes_list.value == history
 
 
 @pytest.mark.parametrize("payload", [b"no protobuf at all", b""])

@@ -1,0 +1,63 @@
+"""AVIF through Pillow's own libavif: AV1 still pictures by libaom."""
+
+import io
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, features
+
+from cir_jax import codecs
+from cir_jax.errors import UserError
+
+SUBSAMPLING = "4:2:0"
+SPEED = 6
+"""libaom's speed, 0 (slowest) to 10: Pillow's and libavif's default."""
+
+
+class Codec:
+    """AVIF with 4:2:0 chroma at libavif's quality 0 (worst) to 100."""
+
+    name = "avif"
+    qualities: ClassVar[range] = range(101)
+    pillow_decodes: ClassVar[bool] = True
+
+    def __init__(self):
+        if not features.check("avif"):
+            raise UserError(
+                "this Pillow was built without AVIF: install one with it, by "
+                "pip install --force-reinstall 'pillow>=11.3'"
+            )
+
+    @property
+    def version(self) -> str:
+        """The library that encodes, with its version and the arguments in force."""
+        library = f"libavif {features.version('avif')} through Pillow"
+        return f"{library}, aom, {SUBSAMPLING}, speed {SPEED}"
+
+    def encode(self, image: UInt8[np.ndarray, "h w c"], quality: int) -> bytes:
+        """Compresses an RGB image.
+
+        Raises:
+            UserError: the quality is not in 0..100, or the image is grey.
+        """
+        codecs.check_quality(self, quality)
+        codecs.refuse_grey(self, image)
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(
+            buffer,
+            "AVIF",
+            quality=quality,
+            codec="aom",
+            subsampling=SUBSAMPLING,
+            speed=SPEED,
+            # Tiles and threads follow the cores unless told, and the bytes with them.
+            max_threads=1,
+            autotiling=False,
+        )
+        return buffer.getvalue()
+
+    def decode(self, data: bytes) -> UInt8[np.ndarray, "h w c"]:
+        """Decodes a bitstream to RGB."""
+        with Image.open(io.BytesIO(data), formats=["AVIF"]) as image:
+            return np.asarray(image)

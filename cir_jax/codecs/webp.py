@@ -1,0 +1,51 @@
+"""Lossy WebP through Pillow's libwebp."""
+
+import io
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, features
+
+from cir_jax import codecs
+from cir_jax.errors import UserError
+
+METHOD = 4
+"""libwebp's effort, 0 to 6: its own default."""
+
+
+class Codec:
+    """Lossy WebP (VP8, chroma always 4:2:0) at quality 0 (worst) to 100."""
+
+    name = "webp"
+    qualities: ClassVar[range] = range(101)
+    pillow_decodes: ClassVar[bool] = True
+
+    def __init__(self):
+        if not features.check("webp"):
+            raise UserError(
+                "this Pillow was built without WebP: install one with it, by "
+                "pip install --force-reinstall pillow"
+            )
+
+    @property
+    def version(self) -> str:
+        """The library that encodes, with its version and the arguments in force."""
+        return f"libwebp {features.version('webp')} through Pillow, method {METHOD}"
+
+    def encode(self, image: UInt8[np.ndarray, "h w c"], quality: int) -> bytes:
+        """Compresses an RGB image.
+
+        Raises:
+            UserError: the quality is not in 0..100, or the image is grey.
+        """
+        codecs.check_quality(self, quality)
+        codecs.refuse_grey(self, image)
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "WEBP", quality=quality, method=METHOD)
+        return buffer.getvalue()
+
+    def decode(self, data: bytes) -> UInt8[np.ndarray, "h w c"]:
+        """Decodes a bitstream to RGB."""
+        with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
+            return np.asarray(image)

@@ -1,0 +1,184 @@
+"""From images to serialised records: random access to a data set that is not yet made.
+
+Both classes are what engines map over workers or machines: element i is a pure function
+of the arguments and i.
+"""
+
+import dataclasses
+import functools
+from typing import Any, Protocol
+
+import numpy as np
+
+from cir_jax.data.recipes import Recipe
+from cir_jax.data.records import Record, Version, encode_lossless
+from cir_jax.errors import UserError
+from cir_jax.resize import downscale
+from data_pipelines.pairs import DegradedFolder, Pairs
+from data_pipelines.sources import Source, SourceImage, read_image
+
+BLOCK = 8
+"""Block codecs' grid, pixels; crops of images coded as a whole keep to it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Crops:
+    """Which crops an image set has.
+
+    Attributes:
+        images: in order.
+        crop: side of the clean crops, pixels.
+        stride: between crops, pixels.
+        scale: clean size over degraded size.
+        step: crops start at multiples of it.
+    """
+
+    images: tuple[SourceImage, ...]
+    crop: int
+    stride: int
+    scale: int
+    step: int
+
+    @functools.cached_property
+    def places(self) -> list[tuple[SourceImage, int, int]]:
+        """Every crop's image, row and column, image by image."""
+        return [
+            (image, y, x)
+            for image in self.images
+            for y in self._starts(image.height)
+            for x in self._starts(image.width)
+        ]
+
+    def _starts(self, size: int) -> list[int]:
+        """Where crops start along a side; the last ends with the side, or nearly."""
+        last = (size - self.crop) // self.step * self.step
+        if size < self.crop:
+            return []
+        strides = range(0, last, self.stride)
+        return [*dict.fromkeys(y // self.step * self.step for y in strides), last]
+
+
+class Records(Protocol):
+    """The records of a data set, made when they are asked for."""
+
+    crops: Crops
+
+    def describe(self) -> dict[str, Any]:
+        """All that decides the records' bytes, for the manifest."""
+
+    def record(self, index: int) -> Record:
+        """Makes a record.
+
+        Raises:
+            UserError: a codec or an image fails.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipeRecords:
+    """Crops that a recipe degrades; without versions if the recipe runs online."""
+
+    source: Source
+    crops: Crops
+    recipe: Recipe
+    online: bool
+    seed: int
+
+    def describe(self) -> dict[str, Any]:
+        """See `Records`."""
+        return {
+            "recipe": dataclasses.asdict(self.recipe),
+            "online": self.online,
+            "codecs": self.recipe.check(),
+            "seed": self.seed,
+        }
+
+    def record(self, index: int) -> Record:
+        """See `Records`."""
+        image, y, x = self.crops.places[index]
+        crop, scale = self.crops.crop, self.crops.scale
+        large, small = _read_scaled(self.source, image, scale)
+        clean = _cut(large, y, x, crop)
+        versions: tuple[Version, ...] = ()
+        if not self.online:
+            rng = np.random.default_rng((self.seed, index))
+            degraded = _cut(small, y // scale, x // scale, crop // scale)
+            versions = self.recipe.versions(degraded, rng)
+        return Record(encode_lossless(clean), image.path, (y, x), scale, versions)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairRecords:
+    """Crops of images that were degraded as a whole, by others."""
+
+    source: Source
+    crops: Crops
+    pairs: Pairs
+
+    def describe(self) -> dict[str, Any]:
+        """See `Records`."""
+        folders = [
+            {"codec": degraded.codec, "quality": degraded.quality,
+             "folder": str(degraded.folder)}
+            for degraded in self.pairs.folders
+        ]  # fmt: skip
+        partners = {
+            key: [partner and partner.sha256 for partner in partners]
+            for key, partners in self.pairs.partners.items()
+        }
+        return {"pairs": folders, "partners": partners}
+
+    def record(self, index: int) -> Record:
+        """See `Records`."""
+        image, y, x = self.crops.places[index]
+        crop, scale = self.crops.crop, self.crops.scale
+        clean = _cut(_read_scaled(self.source, image, 1)[0], y, x, crop)
+        versions = tuple(
+            Version(
+                degraded.codec,
+                degraded.quality,
+                0,  # of the crop's share nothing is known
+                encode_lossless(_cut(whole, y // scale, x // scale, crop // scale)),
+                f"{degraded.codec} {degraded.quality}: {partner.path}",
+            )
+            for degraded, partner, whole in _read_partners(
+                self.pairs.folders, self.pairs.partners[image.path]
+            )
+        )
+        return Record(encode_lossless(clean), image.path, (y, x), scale, versions)
+
+
+def _cut(image: np.ndarray, y: int, x: int, size: int) -> np.ndarray:
+    return np.ascontiguousarray(image[y : y + size, x : x + size])
+
+
+def _read_checked(source: Source, image: SourceImage) -> np.ndarray:
+    """Reads an image again that was checked before."""
+    pixels = read_image(source, image.path)
+    if pixels.shape[:2] != (image.height, image.width):
+        raise UserError(f"{image.path} changed while it was being encoded")
+    return pixels
+
+
+# The crops of one image follow each other, so one image is kept.
+@functools.lru_cache(maxsize=1)
+def _read_scaled(
+    source: Source, image: SourceImage, scale: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """An image, cut to a multiple of the scale, and the same downscaled."""
+    pixels = _read_checked(source, image)
+    height, width = (size // scale * scale for size in pixels.shape[:2])
+    large = pixels[:height, :width]
+    return large, downscale(large, scale)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_partners(
+    folders: tuple[DegradedFolder, ...], partners: tuple[SourceImage | None, ...]
+) -> list[tuple[DegradedFolder, SourceImage, np.ndarray]]:
+    """The partners of a clean image that are there, with their pixels."""
+    return [
+        (degraded, partner, _read_checked(degraded.folder, partner))
+        for degraded, partner in zip(folders, partners, strict=True)
+        if partner
+    ]

@@ -1,0 +1,111 @@
+"""What a records folder holds: a table of its versions, and a sheet of pictures."""
+
+import collections
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from cir_jax import image_io, metrics, pictures, tables
+from cir_jax.data import manifest, recipes, records
+from cir_jax.resize import SUPPORT, downscale
+
+Kind = tuple[str, int]
+"""Codec and quality."""
+SHOWN, COLUMNS = 3, 8
+"""Crops on the contact sheet, and at most how many versions of a codec beside each."""
+SIDE = 128
+"""Of the pictures on the sheet, at most, pixels."""
+
+
+def inspect(folder: Path, sheet: Path) -> str:
+    """Measures the versions of every record.
+
+    Args:
+        folder: a finished records folder.
+        sheet: where a PNG of some records goes.
+
+    Returns:
+        A Markdown table: versions, bits per pixel of the compressed image and its PSNR
+        (of the mean squared error) for each codec and quality, from worst to best. For
+        records of an online recipe it is one run of the recipe.
+
+    Raises:
+        UserError: the folder is no finished records folder, a record is damaged, or
+            the sheet cannot be written.
+    """
+    source, contents = manifest.open_records(
+        folder, "cir encode --source … --out " + str(folder)
+    )
+    online = recipes.for_reader("", contents)
+    bits: dict[Kind, list[float]] = collections.defaultdict(list)
+    errors: dict[Kind, list[float]] = collections.defaultdict(list)
+    shown = set(np.linspace(0, len(source) - 1, SHOWN).astype(int).tolist())
+    rows: list[list[tuple[str, np.ndarray]]] = []
+    numbers = track(
+        range(len(source)), "inspecting records", console=Console(stderr=True)
+    )
+    for number in numbers:
+        record = records.Record.from_bytes(source[number])
+        small = downscale(records.decode(record.clean), record.scale)
+        of_record = record.versions
+        if online:
+            rng = np.random.default_rng((contents["seed"], number))
+            of_record = online.versions(small, rng)
+        versions = []
+        for version in of_record:
+            kind, pixels = (
+                (version.codec, version.quality),
+                records.decode(version.image),
+            )
+            pair = (_inside(image, record.scale) for image in (small, pixels))
+            errors[kind].append(metrics.mse(*pair))
+            if version.bits:
+                bits[kind].append(version.bits / pixels[..., 0].size)
+            versions.append((kind, pixels))
+        if number in shown:
+            rows += _sheet_rows(small, versions)
+    zoom = max(1, SIDE // (contents["crop"] // contents["scale"]))
+    image_io.write_png(sheet, pictures.sheet(rows, zoom))
+    return f"{len(source)} records of {contents['source']}\n{_table(errors, bits)}"
+
+
+def _inside(image: np.ndarray, scale: int) -> np.ndarray:
+    """Where downscaling the crop gives what downscaling its photograph gave."""
+    rim = SUPPORT if scale > 1 and min(image.shape[:2]) > 2 * SUPPORT else 0
+    return image[rim : image.shape[0] - rim, rim : image.shape[1] - rim]
+
+
+def _sheet_rows(
+    small: np.ndarray, versions: list[tuple[Kind, np.ndarray]]
+) -> list[list[tuple[str, np.ndarray]]]:
+    """For each codec a row: the crop before compression, then its versions."""
+    rows = []
+    for codec in dict.fromkeys(codec for (codec, _), _ in versions):
+        row = [
+            (f"{codec} {kind[1]}", pixels)
+            for kind, pixels in versions
+            if kind[0] == codec
+        ]
+        picks = np.linspace(0, len(row) - 1, min(len(row), COLUMNS)).astype(int)
+        rows.append([("clean", small), *(row[pick] for pick in picks)])
+    return [
+        [(caption, image[:SIDE, :SIDE]) for caption, image in row]
+        for row in rows or [[("clean", small)]]
+    ]
+
+
+def _table(errors: dict[Kind, list[float]], bits: dict[Kind, list[float]]) -> str:
+    """Rows by codec, from worst to best."""
+    rows = [["codec", "quality", "versions", "bpp", "PSNR"]]
+    psnr = {
+        kind: metrics.decibels(float(np.mean(values)))
+        for kind, values in errors.items()
+    }
+    for kind in sorted(psnr, key=lambda kind: (kind[0], psnr[kind])):
+        rate = f"{np.mean(bits[kind]):.3f}" if bits[kind] else ""
+        codec, quality = kind
+        count = str(len(errors[kind]))
+        rows.append([codec, str(quality), count, rate, f"{psnr[kind]:.2f}"])
+    return tables.markdown(rows)
