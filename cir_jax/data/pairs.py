@@ -9,10 +9,11 @@ of loader threads, workers or processes; no iterator state is stored.
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import grain
 import numpy as np
+from grain.sources import RandomAccessDataSource
 from jaxtyping import UInt8
 
 from cir_jax.data import recipes, records
@@ -120,13 +121,13 @@ def _blocks(start: int, stop: int) -> slice:
     return slice(max(0, start), start + count * recipes.BLOCK)
 
 
-class Replacing(Sequence[tuple[bytes, int]]):
+class Replacing:
     """Records, with the next whole one in the place of a damaged one.
 
     Elements are a record and the position of the damaged one that it stands for, or -1.
     """
 
-    def __init__(self, source: Sequence[bytes]):
+    def __init__(self, source: RandomAccessDataSource[bytes]):
         self._source = source
 
     def __len__(self) -> int:
@@ -150,7 +151,7 @@ def _turned(image: np.ndarray, turn: np.integer | int) -> np.ndarray:
 
 
 def batches(
-    source: Sequence[bytes],
+    source: RandomAccessDataSource[bytes],
     *,
     seed: int,
     start: int,
@@ -224,7 +225,7 @@ class _WithDamage:
 
 
 def _counting_damage(
-    elements: grain.DatasetIterator, source: Sequence[bytes], limit: int
+    elements: grain.DatasetIterator, source: RandomAccessDataSource[bytes], limit: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Takes the damaged positions out of the batches; names them, and counts them."""
     found: set[int] = set()
@@ -243,7 +244,7 @@ def _counting_damage(
             yield batch
 
 
-def _why_damaged(source: Sequence[bytes], position: int) -> str:
+def _why_damaged(source: RandomAccessDataSource[bytes], position: int) -> str:
     try:
         source[position]
     except UserError as error:

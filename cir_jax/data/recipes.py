@@ -11,13 +11,14 @@ for each batch. It is a list of degradations, each written as text:
 to a JPEG that is cropped and saved again.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import math
 import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,10 +80,11 @@ class Recipe:
             )
         if any(weight <= 0 for weight in self.weights):
             raise UserError(f"the recipe's weights {self.weights} must be above 0")
-        if self.draws is not None and not 1 <= self.draws <= len(self.chains):
+        count = len(self.chains)  # which reads the texts, so wrong ones show here
+        if self.draws is not None and not 1 <= self.draws <= count:
             raise UserError(
-                f"the recipe draws {self.draws} of its {len(self.chains)} "
-                "degradations: give 1 to all of them"
+                f"the recipe draws {self.draws} of its {count} degradations: give 1 to "
+                "all of them"
             )
 
     @functools.cached_property
@@ -247,12 +249,28 @@ class _Applied:
         """The bitstream: of the image with mirrored rows and columns in front."""
         y, x = self.shift
         moved = np.pad(image, ((y, 0), (x, 0), (0, 0)), mode="symmetric")
-        return _codec(self._step.codec).encode(moved, self._step.quality)
+        with self._named_failure(moved):
+            return _codec(self._step.codec).encode(moved, self._step.quality)
 
     def decode(self, bitstream: bytes) -> np.ndarray:
         """The image without the rows and columns in front."""
         y, x = self.shift
-        return _codec(self._step.codec).decode(bitstream)[y:, x:]
+        with self._named_failure(bitstream):
+            image = _codec(self._step.codec).decode(bitstream)
+        return np.ascontiguousarray(image[y:, x:])
+
+    @contextlib.contextmanager
+    def _named_failure(self, given: np.ndarray | bytes) -> Iterator[None]:
+        """Says which codec failed, whatever its library raises."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            what = f"{len(given)} bytes"
+            if isinstance(given, np.ndarray):
+                what = "{1}x{0} pixels".format(*given.shape)
+            raise UserError(f"codec {self} failed on {what}: {error}") from error
 
     def stored(self, image: np.ndarray) -> tuple[int, bytes]:
         """The bits of the bitstream, and what a record keeps of the result."""
@@ -261,8 +279,7 @@ class _Applied:
         bitstream = self.encode(image)
         if _codec(self._step.codec).pillow_decodes and self.shift == (0, 0):
             return 8 * len(bitstream), bitstream
-        pixels = np.ascontiguousarray(self.decode(bitstream))
-        return 8 * len(bitstream), encode_lossless(pixels)
+        return 8 * len(bitstream), encode_lossless(self.decode(bitstream))
 
 
 def _version(image: np.ndarray, chain: Chain, rng: np.random.Generator) -> Version:

@@ -6,8 +6,10 @@ import pytest
 
 from cir_jax.codecs import get_codec
 from cir_jax.data import pairs
+from cir_jax.data.recipes import Recipe, get_recipe
 from cir_jax.data.records import Record, Version, encode_lossless
 from cir_jax.errors import UserError
+from cir_jax.resize import downscale
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +133,119 @@ def test_qualities_can_be_chosen(source):
     worst = read(source, 6, qualities=(10,))
     for small, batch in zip(error, worst, strict=True):
         assert small < np.abs(batch["degraded"].astype(float) - batch["clean"]).mean()
+
+
+ONLINE = {"recipe": get_recipe("double-jpeg")}
+
+
+def test_an_online_recipe_degrades_afresh_for_every_batch(source):
+    """One record, one aligned patch: only the recipe's draws can differ."""
+    batches = read(source[:1], 6, patch=64, grid_phase="aligned", **ONLINE)
+    degraded = np.concatenate([batch["degraded"] for batch in batches])
+    clean = np.concatenate([batch["clean"] for batch in batches])
+    errors = np.square(degraded.astype(float) - clean).mean((1, 2, 3))
+    assert (errors > 0).all()
+    assert len(set(errors)) > 20  # of 24
+    assert errors.max() > 4 * errors.min()
+
+
+def test_an_online_recipe_is_a_function_of_seed_and_number(source):
+    straight = read(source, 8, **ONLINE)
+    assert_equal(read(source, 8, **ONLINE), straight)
+    assert_equal(read(source, 3, start=5, **ONLINE), straight[5:])
+    other = read(source, 1, seed=4, **ONLINE)
+    assert (other[0]["degraded"] != straight[0]["degraded"]).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing_of_an_online_recipe(source, workers):
+    straight = read(source, 7, start=1, **ONLINE)
+    assert_equal(read(source, 7, start=1, workers=workers, **ONLINE), straight)
+
+
+@pytest.mark.parametrize("grid_phase", ["aligned", "random"])
+def test_the_grid_phase_of_an_online_recipe(source, grid_phase):
+    """Aligned patches are what JPEG makes of the clean patch alone, one way up."""
+    recipe, codec = Recipe(("jpeg 10",)), get_codec("jpeg")
+    starts_with_a_block = []
+    for batch in read(source, 8, patch=32, grid_phase=grid_phase, recipe=recipe):
+        for degraded, clean in zip(batch["degraded"], batch["clean"], strict=True):
+            upright = [
+                [pairs._turned(image, turn) for image in (clean, degraded)]
+                for turn in range(8)
+            ]
+            starts_with_a_block.append(
+                any((codec.decode(codec.encode(c, 10)) == d).all() for c, d in upright)
+            )
+    if grid_phase == "aligned":
+        assert all(starts_with_a_block)
+    else:
+        assert sum(starts_with_a_block) < 4  # of 32; one phase in 64 is aligned
+
+
+def test_an_online_recipe_at_scale_4(photographs):
+    clean = np.ascontiguousarray(photographs["coffee"][:256, :256])
+    record = Record(encode_lossless(clean), "", (0, 0), 4, ()).to_bytes()
+    recipe = Recipe(("jpeg 95",))
+    (batch,) = read([record], 1, patch=16, recipe=recipe)
+    assert batch["clean"].shape == (4, 64, 64, 3)
+    for small, large in zip(batch["degraded"], batch["clean"], strict=True):
+        inside = np.abs(small.astype(float) - downscale(large, 4))[2:-2, 2:-2]
+        assert inside.mean() < 8
+
+
+class Damaged:
+    """Records of which some cannot be read, as `RecordSource` says it."""
+
+    def __init__(self, records, broken):
+        self.records, self.broken = records, broken
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, position):
+        if position in self.broken:
+            raise UserError(f"a.tfrecord: the record at offset {position} is damaged")
+        return self.records[position]
+
+
+@pytest.fixture
+def damaged(source):
+    return Damaged(source, (3, 4, 9))
+
+
+def test_a_damaged_record_stops_the_reading(damaged):
+    with pytest.raises(UserError, match=r"a.tfrecord: the record at offset [349] is"):
+        read(damaged, 3)
+
+
+def test_damaged_records_are_replaced_named_and_counted(damaged, source, capsys):
+    replaced = read(damaged, 6, damaged=3)
+    whole = read(source, 6)
+    same = [
+        (a["degraded"][i] == b["degraded"][i]).all()
+        for a, b in zip(replaced, whole, strict=True)
+        for i in range(4)
+    ]
+    assert same.count(False) == 2 * 3  # two epochs
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    for number, line in enumerate(lines, start=1):
+        assert f"skipped {number} of at most 3: a.tfrecord: the record at" in line
+    assert sorted(replaced[0]) == ["clean", "degraded"]
+
+
+def test_one_damaged_record_too_many_stops_the_reading(damaged):
+    words = r"more than config.data.damaged=2 records are damaged; the last: a.tfrec"
+    with pytest.raises(UserError, match=words):
+        read(damaged, 3, damaged=2)
+
+
+def test_when_all_are_damaged_it_says_so(damaged):
+    damaged.broken = range(12)
+    with pytest.raises(UserError, match="the record at offset"):
+        read(damaged, 1, damaged=12)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,14 @@ from PIL import Image
 from cir_jax import cli, image_io, photos
 from cir_jax.codecs import get_codec
 from cir_jax.data import manifest
+from cir_jax.data.recipes import Recipe, get_recipe
 from cir_jax.data.records import Record, decode
 from cir_jax.errors import UserError
 from data_pipelines import encode as job
 from data_pipelines.encode import encode
-from data_pipelines.recipes import get_recipe, with_qualities
+from data_pipelines.sources import Folder
 
-RECIPE = with_qualities("jpeg", (10, 40))
+RECIPE = Recipe(("jpeg 10,40",))
 
 
 @pytest.fixture
@@ -29,12 +30,12 @@ def source(tmp_path):
 
 
 def shard_bytes(folder):
-    return {path.name: path.read_bytes() for path in folder.glob("*.tfrecord*")}
+    return {path.name: path.read_bytes() for path in folder.glob("records-*")}
 
 
 def test_records_hold_the_crops_and_their_versions(source, tmp_path):
     out = tmp_path / "out"
-    assert encode(str(source), RECIPE, out, crop=128, stride=100) == {}
+    assert encode(Folder(source), RECIPE, out, crop=128, stride=100) == {}
     records, contents = manifest.open_records(out, "cir encode")
     # fruit is 480x336: 5 x 4 places, the last of each side moved in; cat is 400x266.
     assert len(records) == contents["records"] == 5 * 4 + 4 * 3
@@ -54,7 +55,7 @@ def test_records_hold_the_crops_and_their_versions(source, tmp_path):
 
 
 def test_the_manifest_says_what_was_made_and_of_what(source, tmp_path):
-    encode(str(source), RECIPE, tmp_path / "out", crop=128, seed=7)
+    encode(Folder(source), RECIPE, tmp_path / "out", crop=128, seed=7)
     contents = json.loads((tmp_path / "out" / manifest.NAME).read_text())
     assert [image["path"] for image in contents["images"]] == [
         "below/fruit.webp",
@@ -68,19 +69,21 @@ def test_the_manifest_says_what_was_made_and_of_what(source, tmp_path):
 
 @pytest.mark.slow
 def test_workers_make_the_same_bytes(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "RECORDS_PER_SHARD", 4)
+    monkeypatch.setattr(job, "LARGEST_SHARD", 4)
     recipe = get_recipe("blind-jpeg")
     for workers in (0, 1, 2):
-        encode(str(source), recipe, tmp_path / str(workers), crop=128, workers=workers)
+        encode(
+            Folder(source), recipe, tmp_path / str(workers), crop=128, workers=workers
+        )
     alone = shard_bytes(tmp_path / "0")
-    assert len(alone) == 2 * 6
+    assert len(alone) == 3 * 6
     assert alone == shard_bytes(tmp_path / "1") == shard_bytes(tmp_path / "2")
 
 
 def test_another_seed_draws_other_qualities(source, tmp_path):
     recipe = get_recipe("blind-jpeg")
     for seed in (0, 1):
-        encode(str(source), recipe, tmp_path / str(seed), crop=256, seed=seed)
+        encode(Folder(source), recipe, tmp_path / str(seed), crop=256, seed=seed)
     drawn = []
     for seed in (0, 1):
         records, _ = manifest.open_records(tmp_path / str(seed), "cir encode")
@@ -92,9 +95,9 @@ def test_another_seed_draws_other_qualities(source, tmp_path):
 
 
 def test_a_second_run_finishes_what_was_begun(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "RECORDS_PER_SHARD", 4)
+    monkeypatch.setattr(job, "LARGEST_SHARD", 4)
     out = tmp_path / "out"
-    encode(str(source), RECIPE, out, crop=128)
+    encode(Folder(source), RECIPE, out, crop=128)
     whole = shard_bytes(out)
     kept, lost = (out / f"records-0000{n}-of-00006.tfrecord" for n in (0, 1))
     lost.unlink()
@@ -105,7 +108,7 @@ def test_a_second_run_finishes_what_was_begun(source, tmp_path, monkeypatch):
         UserError, match=r"out is not finished: make it with\n  cir enc"
     ):
         manifest.open_records(out, "cir encode …")
-    encode(str(source), RECIPE, out, crop=128)
+    encode(Folder(source), RECIPE, out, crop=128)
     assert kept.stat().st_mtime_ns == before
     assert shard_bytes(out) == whole
     assert not list(out.glob(".*"))
@@ -113,12 +116,12 @@ def test_a_second_run_finishes_what_was_begun(source, tmp_path, monkeypatch):
 
 def test_records_of_other_settings_are_left_alone(source, tmp_path):
     out = tmp_path / "out"
-    encode(str(source), RECIPE, out, crop=128)
+    encode(Folder(source), RECIPE, out, crop=128)
     whole = shard_bytes(out)
     with pytest.raises(UserError, match="holds records of other images or settings"):
-        encode(str(source), RECIPE, out, crop=64)
+        encode(Folder(source), RECIPE, out, crop=64)
     with pytest.raises(UserError, match="is not empty"):
-        encode(str(source), RECIPE, source, crop=64)
+        encode(Folder(source), RECIPE, source, crop=64)
     assert shard_bytes(out) == whole
 
 
@@ -162,8 +165,8 @@ def test_bad_images_are_named_and_the_rest_is_done(source, tmp_path, capsys):
         (["--quality", "10", "--stride", "-3"], "--stride is -3: give at least 1"),
         (["--quality", "10", "--seed", "-1"], "--seed is -1: give at least 0"),
         (["--quality", "10", "--workers", "-1"], "--workers is -1"),
-        ([], "give either --recipe"),
-        (["--recipe", "jpeg7", "--quality", "10"], "give either --recipe"),
+        ([], "give one of --recipe"),
+        (["--recipe", "jpeg7", "--quality", "10"], "give one of --recipe"),
     ],
 )
 def test_bad_input_writes_nothing(tmp_path, arguments, words):
@@ -176,27 +179,27 @@ def test_bad_input_writes_nothing(tmp_path, arguments, words):
 def test_an_output_that_is_a_file_is_named(source, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="file is a file: give a folder"):
-        encode(str(source), RECIPE, tmp_path / "file", crop=128)
+        encode(Folder(source), RECIPE, tmp_path / "file", crop=128)
 
 
 def test_a_run_killed_at_its_start_can_begin_again(source, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / f".{job.PLAN}.123.tmp").write_text("{")
-    assert encode(f"{source}/", RECIPE, tmp_path / "out", crop=128) == {}
-    assert encode(str(source), RECIPE, tmp_path / "out", crop=128) == {}
+    assert encode(Folder(source), RECIPE, tmp_path / "out", crop=128) == {}
+    assert encode(Folder(source), RECIPE, tmp_path / "out", crop=128) == {}
 
 
 def test_an_empty_source_is_named(tmp_path):
     with pytest.raises(UserError, match="holds no image: expected files that end in"):
-        encode(str(tmp_path), RECIPE, tmp_path / "out")
+        encode(Folder(tmp_path), RECIPE, tmp_path / "out")
 
 
 def test_a_damaged_manifest_is_named(source, tmp_path):
-    encode(str(source), RECIPE, tmp_path / "out", crop=256)
+    encode(Folder(source), RECIPE, tmp_path / "out", crop=256)
     path = tmp_path / "out" / manifest.NAME
     contents = json.loads(path.read_text())
     path.write_text(json.dumps(contents | {"format": 99}))
-    with pytest.raises(UserError, match="has format 99, this version reads 1"):
+    with pytest.raises(UserError, match="has format 99, this version reads 2"):
         manifest.open_records(tmp_path / "out", "cir encode")
     path.write_text("{")
     with pytest.raises(UserError, match="is damaged"):
