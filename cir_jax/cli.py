@@ -195,7 +195,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from cir_jax import photos, weights
+    from cir_jax import files, photos, weights
     from cir_jax.data import manifest
     from cir_jax.evaluate import CODEC_ALONE, evaluate, read_set
     from cir_jax.restore import Restorer
@@ -215,7 +215,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         options.codec,
         codecs.parse_qualities(options.quality),
         options.protocol,
-        {f"sha256 of {name}": weights.sha256(weights.find(name)) for name in names},
+        {f"sha256 of {name}": files.sha256(weights.find(name)) for name in names},
     )
     print(report.table())
     if options.json:

@@ -26,7 +26,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cir_jax import evaluate, experiment, image_io, parallel, photos, weights
+from cir_jax import (
+    evaluate,
+    experiment,
+    files,
+    image_io,
+    parallel,
+    photos,
+    weights,
+)
 from cir_jax.checkpoints import Checkpoints
 from cir_jax.data import manifest, pairs, recipes
 from cir_jax.errors import UserError
@@ -228,7 +236,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
             {Path(config.evaluation.images).name: images},
             config.evaluation.codec,
             config.evaluation.qualities,
-            provenance={f"sha256 of {path}": weights.sha256(path)},
+            provenance={f"sha256 of {path}": files.sha256(path)},
         )
 
     # ---------------------------------------------------------------- the loop

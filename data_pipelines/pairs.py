@@ -1,7 +1,7 @@
 """Paired folders: clean images, and degraded ones of the same file stem elsewhere."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from cir_jax.errors import UserError
@@ -44,16 +44,22 @@ def parse_pairs(arguments: Sequence[str]) -> list[DegradedFolder]:
     folders: list[DegradedFolder] = []
     for argument in arguments:
         label, _, folder = argument.partition("=")
-        if label in LAYOUTS:
-            folders += _layout(label, Path(folder))
-            continue
         codec, _, quality = label.rpartition(":")
-        if not (codec and quality.isdecimal() and folder):
+        if not folder or not (label in LAYOUTS or (codec and quality.isdecimal())):
             raise UserError(
                 f"--pairs {argument}: give CODEC:QUALITY=DIR, such as jpeg:10=LR/10, "
                 f"or LAYOUT=DIR with one of {', '.join(LAYOUTS)}"
             )
-        folders.append(DegradedFolder(codec, int(quality), Folder(Path(folder))))
+        root = Path(folder)
+        if not root.is_dir():
+            raise UserError(
+                f"--pairs {argument}: folder {folder} does not exist: give a folder of "
+                "degraded images"
+            )
+        if label in LAYOUTS:
+            folders += _layout(label, root)
+        else:
+            folders.append(DegradedFolder(codec, int(quality), Folder(root)))
     labels = [(folder.codec, folder.quality) for folder in folders]
     for codec, quality in labels:
         if labels.count((codec, quality)) > 1:
@@ -108,16 +114,18 @@ def find_partners(
     for degraded in folders:
         root = degraded.folder.root
         found = _by_stem(degraded.folder.keys(), str(root))
-        keys = {
-            key: found.pop(stem, None) or found.pop(f"{stem}x{scale}", None)
-            for stem, key in clean.items()
-        }
+        # First the stems themselves: 1x4 is the partner of 1 only if none is of 1x4.
+        keys = {key: found.pop(stem, None) for stem, key in clean.items()}
+        for stem, key in clean.items():
+            keys[key] = keys[key] or found.pop(f"{stem}x{scale}", None)
         label = f"{degraded.codec} {degraded.quality}"
         present = [key for key in keys.values() if key]
         checked, unreadable = check_images(degraded.folder, present, label)
         left_out |= {str(root / key): reason for key, reason in unreadable.items()}
         left_out |= {
-            str(root / key): "has no clean image of its stem" for key in found.values()
+            str(root / key): "fits no clean image in use: stems must be the same, but "
+            f"for an x{scale} at the end (--scale {scale})"
+            for key in found.values()
         }
         for clean_key, key in keys.items():
             partner = checked.get(key) if key else None
@@ -137,7 +145,7 @@ def find_partners(
     return Pairs(tuple(folders), pairs), left_out
 
 
-def _by_stem(keys, where: str) -> dict[str, str]:
+def _by_stem(keys: Iterable[str], where: str) -> dict[str, str]:
     """Keys by file stem."""
     stems: dict[str, str] = {}
     for key in keys:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from cir_jax import image_io, photos
 from cir_jax.errors import UserError, unknown
 
 TFDS = "tfds:"
+TFDS_FORM = "tfds:NAME[/CONFIG][:VERSION][:SPLIT[:FEATURE]]"
 
 
 class Source(Protocol):
@@ -26,7 +28,11 @@ class Source(Protocol):
         """What the images are called, in order."""
 
     def read(self, key: str) -> bytes:
-        """The encoded image."""
+        """The encoded image.
+
+        Raises:
+            OSError, UserError: it cannot be read.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +67,18 @@ class TensorFlowDataset:
         split: such as "train" or "train[:10%]".
         feature: the image feature to take; "" for the only one, or for "hr" where
             there is one (super-resolution sets hold the small image as well).
+        data_dir: where prepared data sets are; tensorflow-datasets' own default when
+            None.
     """
 
     name: str
     split: str = "train"
     feature: str = ""
+    data_dir: str | None = None
 
     def __str__(self) -> str:
-        return f"{TFDS}{self.name}:{self.split}"
+        feature = f":{self.feature}" if self.feature else ""
+        return f"{TFDS}{self.name}:{self.split}{feature}"
 
     def keys(self) -> list[str]:
         """The images' numbers.
@@ -81,7 +91,10 @@ class TensorFlowDataset:
     def read(self, key: str) -> bytes:
         """The image as it is encoded in the data set."""
         data, feature = _open_tfds(self)
-        return data[int(key)][feature]
+        try:
+            return data[int(key)][feature]
+        except RuntimeError as error:  # array_record's for a lost or damaged file
+            raise UserError(f"{key} cannot be read ({error})") from error
 
 
 @functools.lru_cache(maxsize=1)
@@ -101,35 +114,57 @@ def _open_tfds(source: TensorFlowDataset) -> tuple[Any, str]:
         ) from error
     # Not tfds.builder: that imports the data set's own code, which needs TensorFlow.
     try:
-        builder = read_only_builder.builder_from_files(source.name)
+        builder = read_only_builder.builder_from_files(
+            source.name, data_dir=source.data_dir
+        )
     except tfds.core.DatasetNotFoundError as error:
         raise UserError(
             f"--source {source}: no prepared data set {source.name} below "
-            f"{tfds.core.constants.DATA_DIR}: with tensorflow installed run `tfds "
-            f"build {source.name} --file_format=array_record`, or set TFDS_DATA_DIR"
+            f"{source.data_dir or tfds.core.constants.DATA_DIR}: with tensorflow "
+            f"installed run `tfds build {source.name} --file_format=array_record`, or "
+            "set TFDS_DATA_DIR"
         ) from error
-    stored_as = builder.info.file_format
-    if stored_as is not tfds.core.FileFormat.ARRAY_RECORD:
+    except Exception as error:  # a wrong name or damaged files: each as its parser says
+        reason = str(error).split("\n")[0].rstrip(".")
         raise UserError(
-            f"--source {source} is stored as {stored_as.value}, which takes TensorFlow "
-            f"to read: with tensorflow installed run `tfds build {source.name} "
-            "--file_format=array_record`"
+            f"--source {source} cannot be opened ({reason}): give {TFDS_FORM}, or "
+            "build the data set again"
+        ) from error
+    array_record = tfds.core.FileFormat.ARRAY_RECORD
+    if array_record not in builder.info.available_file_formats():
+        # Beside itself in another format tfds does not build a data set.
+        raise UserError(
+            f"--source {source} is stored as {builder.info.file_format.value}, which "
+            "takes TensorFlow to read: with tensorflow installed run `tfds build "
+            f"{source.name} --file_format=array_record --data_dir=DIR`, DIR a new "
+            "folder, and set TFDS_DATA_DIR=DIR"
         )
-    images = [
+    images = sorted(
         name
         for name, feature in builder.info.features.items()
         if isinstance(feature, tfds.features.Image)
-    ]
+    )
+    if not images:
+        raise UserError(f"--source {source} has no image feature: give another one")
     feature = source.feature or (images[0] if len(images) == 1 else "hr")
+    if not source.feature and feature not in images:
+        raise UserError(
+            f"--source {source} has the image features {', '.join(images)}: "
+            f"give one of them, as in {source}:{images[0]}"
+        )
     if feature not in images:
         raise unknown(f"image feature of {source.name}", feature, images)
     try:
         data = builder.as_data_source(
-            source.split, decoders={feature: tfds.decode.SkipDecoding()}
+            source.split,
+            decoders=dict.fromkeys(images, tfds.decode.SkipDecoding()),
+            file_format=array_record,
         )
-    except ValueError as error:
+    except ValueError as error:  # also slices that are empty or go too far
         raise unknown(
-            f"split of {source.name}", source.split, builder.info.splits
+            f"split, or slice of one, of {source.name}",
+            source.split,
+            builder.info.splits,
         ) from error
     return data, feature
 
@@ -139,14 +174,28 @@ def open_source(text: str) -> Source:
 
     Args:
         text: a folder, `photos:SPLIT` of the photographs that ship, or
-            `tfds:NAME[:SPLIT[:FEATURE]]`.
+            `TFDS_FORM`, below the folder that the environment's TFDS_DATA_DIR names.
 
     Raises:
         UserError: there is no such source.
     """
     if text.startswith(TFDS):
-        return TensorFlowDataset(*text.removeprefix(TFDS).split(":", 2))
+        return _tfds_source(text.removeprefix(TFDS))
     return Folder(photos.resolve(text))
+
+
+def _tfds_source(text: str) -> TensorFlowDataset:
+    name, *rest = re.split(r":(?![^\[]*\])", text)  # not the colon of train[:10%]
+    if rest and re.fullmatch(r"[\d*]+(\.[\d*]+){2}", rest[0]):
+        name = f"{name}:{rest.pop(0)}"
+    if not name or len(rest) > 2:
+        raise UserError(f"--source {TFDS}{text}: give it as {TFDS_FORM}")
+    split, feature = [*rest, "", ""][:2]
+    # tfds reads the variable only when it is imported, and does not expand "~".
+    data_dir = os.environ.get("TFDS_DATA_DIR")
+    return TensorFlowDataset(
+        name, split or "train", feature, data_dir and os.path.expanduser(data_dir)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,10 +237,13 @@ def check_images(
 
     def check(key: str) -> SourceImage | UserError:
         try:
+            key.encode()
             data = _read(source, key)
             height, width, _ = image_io.decode_rgb(data, key).shape
         except UserError as error:
             return error
+        except UnicodeEncodeError:
+            return UserError("its name is not UTF-8: rename it")
         return SourceImage(key, hashlib.sha256(data).hexdigest(), height, width)
 
     images: dict[str, SourceImage] = {}
@@ -213,4 +265,4 @@ def _read(source: Source, key: str) -> bytes:
     try:
         return source.read(key)
     except OSError as error:
-        raise UserError(f"{key} cannot be read: {error.strerror}") from error
+        raise UserError(f"{key} cannot be read: {error.strerror or error}") from error

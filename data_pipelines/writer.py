@@ -2,13 +2,13 @@
 
 import collections
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from cir_jax.data import manifest, tfrecord
 from cir_jax.errors import UserError
+from cir_jax.files import sha256
 from data_pipelines.crops import Records
 
 
@@ -49,7 +49,7 @@ class ShardWriter:
             and not report["failed"]
             and shard.is_file()
             and tfrecord.index_path(shard).is_file()
-            and _sha256(shard) == report["sha256"]
+            and sha256(shard) == report["sha256"]
         )
 
     def __call__(self, number: int) -> int:
@@ -80,7 +80,7 @@ class ShardWriter:
                 "file": shard.name,
                 "records": len(self.span(number)) - len(failed),
                 "bytes": shard.stat().st_size,
-                "sha256": _sha256(shard),
+                "sha256": sha256(shard),
                 "versions": versions,
                 "failed": failed,
             }
@@ -96,8 +96,3 @@ class ShardWriter:
 def report_path(shard: Path) -> Path:
     """The report that belongs to a shard."""
     return shard.with_name(shard.name + ".json")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,6 @@ Tensor names are the parameters' attribute paths joined by dots. The file's meta
 holds `model`, the model's whole config as JSON, and whatever provenance was given.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -57,12 +56,6 @@ def find(name_or_path: str | os.PathLike) -> Path:
             f"shipped name (shipped: {names})"
         )
     return path
-
-
-def sha256(path: Path) -> str:
-    """The checksum of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,11 @@
 import hashlib
 import json
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,9 +17,11 @@ from cir_jax.data import manifest
 from cir_jax.data.recipes import Recipe, get_recipe
 from cir_jax.data.records import Record, decode
 from cir_jax.errors import UserError
+from cir_jax.resize import downscale
 from data_pipelines import encode as job
 from data_pipelines.encode import encode
 from data_pipelines.sources import Folder
+from data_pipelines.verify import verify
 
 RECIPE = Recipe(("jpeg 10,40",))
 
@@ -204,3 +211,207 @@ def test_a_damaged_manifest_is_named(source, tmp_path):
     path.write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         manifest.open_records(tmp_path / "out", "cir encode")
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+def test_downscaling_comes_before_the_codec_and_from_the_whole_image(
+    source, tmp_path, scale
+):
+    out = tmp_path / "out"
+    encode(Folder(source), RECIPE, out, crop=128, stride=100, scale=scale)
+    records, contents = manifest.open_records(out, "cir encode")
+    assert contents["scale"] == scale
+    codec = get_codec("jpeg")
+    for payload in records:
+        record = Record.from_bytes(payload)
+        image = image_io.read_rgb(source / record.source)
+        height, width = (size // scale * scale for size in image.shape[:2])
+        small = downscale(image[:height, :width], scale)
+        y, x = (place // scale for place in record.origin)
+        assert (y * scale, x * scale) == record.origin
+        side = 128 // scale
+        low = np.ascontiguousarray(small[y : y + side, x : x + side])
+        assert record.versions[0].image == codec.encode(low, 10)
+
+
+class Flaky(Folder):
+    """A source of which one image can be read once: for the check, not later."""
+
+    def read(self, key):
+        if key == "cat.webp" and type(self).left.pop() == 0:
+            raise OSError(5, "Input/output error")
+        return super().read(key)
+
+
+def test_what_fails_on_the_way_is_named_and_tried_again(source, tmp_path):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    Flaky.left = [0] * 99 + [1]
+    failed = encode(Flaky(source), RECIPE, out, crop=128)
+    assert sorted(failed) == [f"cat.webp at {y},{x}" for y in (0, 128, 138)
+                              for x in (0, 128, 256, 272)]  # fmt: skip
+    assert set(failed.values()) == {"cat.webp cannot be read: Input/output error"}
+    records, contents = manifest.open_records(out, "cir encode")
+    assert {Record.from_bytes(payload).source for payload in records} == {
+        "below/fruit.webp"
+    }
+    assert contents["left_out"] == failed
+    assert not verify(out).damages
+
+    assert encode(Folder(source), RECIPE, out, crop=128) == {}
+    encode(Folder(source), RECIPE, whole, crop=128)
+    assert shard_bytes(out) == shard_bytes(whole)
+
+
+def test_when_everything_fails_nothing_is_called_finished(source, tmp_path):
+    (source / "below" / "fruit.webp").unlink()
+    Flaky.left = [0] * 99 + [1]
+    with pytest.raises(UserError, match=r"no record could be made; the first: cat\.webp"):
+        encode(Flaky(source), RECIPE, tmp_path / "out", crop=128)
+    with pytest.raises(UserError, match="is not finished"):
+        manifest.open_records(tmp_path / "out", "cir encode")
+
+
+def test_a_finished_shard_that_was_damaged_is_written_again(source, tmp_path):
+    out = tmp_path / "out"
+    encode(Folder(source), RECIPE, out, crop=128)
+    whole = shard_bytes(out)
+    shard = next(out.glob("*.tfrecord"))
+    shard.write_bytes(b"x" + shard.read_bytes()[1:])
+    encode(Folder(source), RECIPE, out, crop=128)
+    assert shard_bytes(out) == whole
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_full_disk_leaves_no_half_shard(source, tmp_path, workers):
+    """The limit on a file's size stands in for the disk: the same error of the OS."""
+    out = tmp_path / "out"
+    command = ["encode", "--source", source, "--quality", "10:90:5", "--crop", "128"]
+    command += ["--out", out, "--workers", workers]
+    limit = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (300_000, 300_000)); "
+    words = [str(word) for word in command]
+    code = f"{limit}import sys; sys.argv[1:] = {words}; "
+    code += "from cir_jax import cli; cli.main()"
+    # Not in this file's process, where the limit would stay; and importable by spawned
+    # workers, which run the main module again.
+    script = tmp_path / "script.py"
+    script.write_text(f"if __name__ == '__main__':\n    {code}\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == cli.WRONG_USE
+    message = done.stderr.strip().splitlines()[-1]
+    assert re.search(r"error: .*tfrecord cannot be written \(File too large\): make ro",
+                     message)  # fmt: skip
+    assert [path.name for path in out.iterdir()] == [job.PLAN]
+
+    encode(Folder(source), Recipe(("jpeg 10:90:5",)), out, crop=128)
+    assert not verify(out).damages
+
+
+@pytest.mark.slow
+def test_interrupted_and_killed_runs_go_on(source, tmp_path):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    recipe = Recipe(("vvc 32,37,42,47",))
+    encode(Folder(source), recipe, whole, crop=128, stride=32)
+    script = "import sys; from cir_jax import cli; cli.main()"
+    command = [sys.executable, "-c", script, "encode", "--source", source]
+    command += ["--codec", "vvc", "--quality", "32,37,42,47", "--crop", "128"]
+    command += ["--stride", "32", "--out", out]
+    for stop, status in ((signal.SIGINT, cli.INTERRUPTED), (signal.SIGKILL, -9)):
+        process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE)
+        before = len(list(out.glob("*.json")))
+        while len(list(out.glob("*.json"))) <= before + 1:
+            time.sleep(0.05)
+        process.send_signal(stop)
+        process.communicate()
+        assert process.returncode == status
+        assert not (out / manifest.NAME).exists()
+    assert encode(Folder(source), recipe, out, crop=128, stride=32) == {}
+    assert shard_bytes(out) == shard_bytes(whole)
+
+
+TRADITIONAL = ["encode", "--recipe", "ucsr-traditional", "--scale", "4"]
+
+
+@pytest.fixture(scope="module")
+def traditional(tmp_path_factory):
+    """UCSR's 12 traditional degradations of two photographs that ship."""
+    folder = tmp_path_factory.mktemp("traditional")
+    (folder / "source").mkdir()
+    for name in ("cat.webp", "fruit.webp"):
+        shutil.copy(photos.folder("train") / name, folder / "source")
+    out = folder / "alone"
+    command = [*TRADITIONAL, "--source", str(folder / "source"), "--crop", "128"]
+    assert cli.run([*command, "--out", str(out)]) == cli.DONE
+    return command, out
+
+
+@pytest.mark.slow
+def test_ucsr_traditional_rises_with_quality(traditional, tmp_path, capsys):
+    _, out = traditional
+    assert cli.run(["verify", str(out)]) == cli.DONE
+    capsys.readouterr()
+    sheet = tmp_path / "sheet.png"
+    assert cli.run(["inspect", str(out), "--sheet", str(sheet)]) == cli.DONE
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()]
+    rows = [[cell.strip() for cell in row] for row in rows if len(row) == 5][2:]
+    for codec, worst_to_best in {
+        "jpeg": ["10", "20", "30", "40"],
+        "hevc": ["47", "42", "37", "32"],
+        "vvc": ["47", "42", "37", "32"],
+    }.items():
+        of_codec = [row for row in rows if row[0] == codec]
+        assert [row[1] for row in of_codec] == worst_to_best  # sorted by PSNR
+        rates = [float(row[3]) for row in of_codec]
+        assert rates == sorted(rates)
+    assert image_io.read_rgb(sheet).shape[0] > 9 * 64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_make_the_same_bytes_of_video_codecs(traditional, tmp_path, workers):
+    command, out = traditional
+    again = tmp_path / "again"
+    command = [*command, "--workers", str(workers), "--out", str(again)]
+    assert cli.run(command) == cli.DONE
+    assert shard_bytes(again) == shard_bytes(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", ["", "--direct_num_workers=2 --direct_running_mode=multi_processing"]
+)
+def test_beam_makes_the_same_bytes(traditional, tmp_path, options):
+    pytest.importorskip("apache_beam")
+    command, out = traditional
+    again = tmp_path / "again"
+    command = [*command, "--engine", "beam", "--beam-options", options]
+    assert cli.run([*command, "--out", str(again)]) == cli.DONE
+    assert shard_bytes(again) == shard_bytes(out)
+    assert manifest.read_manifest(again, "") == manifest.read_manifest(out, "")
+
+
+def test_without_beam_the_sentence_says_what_to_install(source, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(UserError, match=r"pip install 'cir_jax\[beam\]'"):
+        encode(Folder(source), RECIPE, tmp_path / "out", crop=128, engine="beam")
+
+
+@pytest.mark.slow
+def test_a_learned_codec_goes_through_the_same_command(source, tmp_path):
+    """With random weights: what is shown is the way, not the quality."""
+    pytest.importorskip("compressai")
+    import torch
+    from compressai.zoo import bmshj2018_hyperprior
+
+    torch.manual_seed(0)
+    network = bmshj2018_hyperprior(2, "mse")
+    torch.save(network.state_dict(), tmp_path / "weights-2.pth")
+    codec = f"compressai:bmshj2018-hyperprior:mse:{tmp_path}/weights-{{quality}}.pth"
+    command = ["encode", "--source", str(source), "--crop", "256", "--scale", "4"]
+    command += ["--codec", codec, "--quality", "2", "--out", str(tmp_path / "out")]
+    assert cli.run(command) == cli.DONE
+    assert not verify(tmp_path / "out").damages
+    records, contents = manifest.open_records(tmp_path / "out", "cir encode")
+    (version,) = Record.from_bytes(records[0]).versions
+    assert (version.codec, version.quality) == ("bmshj2018-hyperprior-mse", 2)
+    assert version.bits > 0
+    assert "weights-{quality}.pth" in contents["codecs"]["bmshj2018-hyperprior-mse"]
