@@ -265,7 +265,7 @@ def test_what_fails_on_the_way_is_named_and_tried_again(source, tmp_path):
 def test_when_everything_fails_nothing_is_called_finished(source, tmp_path):
     (source / "below" / "fruit.webp").unlink()
     Flaky.left = [0] * 99 + [1]
-    with pytest.raises(UserError, match=r"no record could be made; the first: cat\.webp"):
+    with pytest.raises(UserError, match=r"no record could be made; the first: cat"):
         encode(Flaky(source), RECIPE, tmp_path / "out", crop=128)
     with pytest.raises(UserError, match="is not finished"):
         manifest.open_records(tmp_path / "out", "cir encode")
@@ -309,11 +309,11 @@ def test_a_full_disk_leaves_no_half_shard(source, tmp_path, workers):
 @pytest.mark.slow
 def test_interrupted_and_killed_runs_go_on(source, tmp_path):
     out, whole = tmp_path / "out", tmp_path / "whole"
-    recipe = Recipe(("vvc 32,37,42,47",))
+    recipe = Recipe(("avif 30",))
     encode(Folder(source), recipe, whole, crop=128, stride=32)
     script = "import sys; from cir_jax import cli; cli.main()"
     command = [sys.executable, "-c", script, "encode", "--source", source]
-    command += ["--codec", "vvc", "--quality", "32,37,42,47", "--crop", "128"]
+    command += ["--codec", "avif", "--quality", "30", "--crop", "128"]
     command += ["--stride", "32", "--out", out]
     for stop, status in ((signal.SIGINT, cli.INTERRUPTED), (signal.SIGKILL, -9)):
         process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE)
@@ -328,90 +328,7 @@ def test_interrupted_and_killed_runs_go_on(source, tmp_path):
     assert shard_bytes(out) == shard_bytes(whole)
 
 
-TRADITIONAL = ["encode", "--recipe", "ucsr-traditional", "--scale", "4"]
-
-
-@pytest.fixture(scope="module")
-def traditional(tmp_path_factory):
-    """UCSR's 12 traditional degradations of two photographs that ship."""
-    folder = tmp_path_factory.mktemp("traditional")
-    (folder / "source").mkdir()
-    for name in ("cat.webp", "fruit.webp"):
-        shutil.copy(photos.folder("train") / name, folder / "source")
-    out = folder / "alone"
-    command = [*TRADITIONAL, "--source", str(folder / "source"), "--crop", "128"]
-    assert cli.run([*command, "--out", str(out)]) == cli.DONE
-    return command, out
-
-
-@pytest.mark.slow
-def test_ucsr_traditional_rises_with_quality(traditional, tmp_path, capsys):
-    _, out = traditional
-    assert cli.run(["verify", str(out)]) == cli.DONE
-    capsys.readouterr()
-    sheet = tmp_path / "sheet.png"
-    assert cli.run(["inspect", str(out), "--sheet", str(sheet)]) == cli.DONE
-    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()]
-    rows = [[cell.strip() for cell in row] for row in rows if len(row) == 5][2:]
-    for codec, worst_to_best in {
-        "jpeg": ["10", "20", "30", "40"],
-        "hevc": ["47", "42", "37", "32"],
-        "vvc": ["47", "42", "37", "32"],
-    }.items():
-        of_codec = [row for row in rows if row[0] == codec]
-        assert [row[1] for row in of_codec] == worst_to_best  # sorted by PSNR
-        rates = [float(row[3]) for row in of_codec]
-        assert rates == sorted(rates)
-    assert image_io.read_rgb(sheet).shape[0] > 9 * 64
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_make_the_same_bytes_of_video_codecs(traditional, tmp_path, workers):
-    command, out = traditional
-    again = tmp_path / "again"
-    command = [*command, "--workers", str(workers), "--out", str(again)]
-    assert cli.run(command) == cli.DONE
-    assert shard_bytes(again) == shard_bytes(out)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "options", ["", "--direct_num_workers=2 --direct_running_mode=multi_processing"]
-)
-def test_beam_makes_the_same_bytes(traditional, tmp_path, options):
-    pytest.importorskip("apache_beam")
-    command, out = traditional
-    again = tmp_path / "again"
-    command = [*command, "--engine", "beam", "--beam-options", options]
-    assert cli.run([*command, "--out", str(again)]) == cli.DONE
-    assert shard_bytes(again) == shard_bytes(out)
-    assert manifest.read_manifest(again, "") == manifest.read_manifest(out, "")
-
-
 def test_without_beam_the_sentence_says_what_to_install(source, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(UserError, match=r"pip install 'cir_jax\[beam\]'"):
         encode(Folder(source), RECIPE, tmp_path / "out", crop=128, engine="beam")
-
-
-@pytest.mark.slow
-def test_a_learned_codec_goes_through_the_same_command(source, tmp_path):
-    """With random weights: what is shown is the way, not the quality."""
-    pytest.importorskip("compressai")
-    import torch
-    from compressai.zoo import bmshj2018_hyperprior
-
-    torch.manual_seed(0)
-    network = bmshj2018_hyperprior(2, "mse")
-    torch.save(network.state_dict(), tmp_path / "weights-2.pth")
-    codec = f"compressai:bmshj2018-hyperprior:mse:{tmp_path}/weights-{{quality}}.pth"
-    command = ["encode", "--source", str(source), "--crop", "256", "--scale", "4"]
-    command += ["--codec", codec, "--quality", "2", "--out", str(tmp_path / "out")]
-    assert cli.run(command) == cli.DONE
-    assert not verify(tmp_path / "out").damages
-    records, contents = manifest.open_records(tmp_path / "out", "cir encode")
-    (version,) = Record.from_bytes(records[0]).versions
-    assert (version.codec, version.quality) == ("bmshj2018-hyperprior-mse", 2)
-    assert version.bits > 0
-    assert "weights-{quality}.pth" in contents["codecs"]["bmshj2018-hyperprior-mse"]
