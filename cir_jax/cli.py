@@ -53,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument(
         "--source",
         default="photos:train",
-        help="clean images: a folder, tfds:NAME[:SPLIT], or photos:train (default)",
+        help="clean images: a folder, photos:train (default), or a tensorflow-datasets "
+        "set, tfds:NAME[/CONFIG][:VERSION][:SPLIT[:FEATURE]]",
     )
     encode.add_argument(
         "--recipe",

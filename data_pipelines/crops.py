@@ -89,7 +89,7 @@ class RecipeRecords:
         return {
             "recipe": dataclasses.asdict(self.recipe),
             "online": self.online,
-            "codecs": self.recipe.check(),
+            "codecs": self.recipe.versions_of_codecs,
             "seed": self.seed,
         }
 

@@ -106,25 +106,23 @@ class Recipe:
         used = {step.codec for chain in self.chains for step in chain}
         return sorted(used - {NOISE})
 
-    def check(self) -> dict[str, str]:
-        """Tries every codec on a small image, before any work is done.
+    @property
+    def versions_of_codecs(self) -> dict[str, str]:
+        """The version of every codec, by the name that records use."""
+        return {_codec(name).name: _codec(name).version for name in self.codecs}
 
-        Returns:
-            The version of every codec, by the name that records use.
+    def check(self) -> None:
+        """Tries every codec at every quality, on a small image, before any work.
 
         Raises:
-            UserError: a codec is unknown, its library missing or its command failing,
-                or it does not have one of the qualities.
+            UserError: a codec is unknown, its library or weights missing or its command
+                failing, or it does not have one of the qualities.
         """
-        steps = set(itertools.chain.from_iterable(self.chains))
-        for step in steps:
+        for step in dict.fromkeys(itertools.chain.from_iterable(self.chains)):
             if step.codec != NOISE:
-                codecs.check_quality(_codec(step.codec), step.quality)
+                _try(step.codec, step.quality)
             elif step.quality < 0:
                 raise UserError(f"noise {step.quality}: give 0 or more")
-        for name in self.codecs:
-            _codec(name).encode(TRIAL, _codec(name).qualities[0])
-        return {_codec(name).name: _codec(name).version for name in self.codecs}
 
     def with_codecs(self, replacements: Mapping[str, str]) -> "Recipe":
         """The recipe with codecs replaced by name.
@@ -217,6 +215,13 @@ def _parse_step(text: str) -> list[Step]:
 @functools.cache
 def _codec(name: str) -> codecs.CodecProtocol:
     return codecs.get_codec(name)
+
+
+@functools.cache
+def _try(name: str, quality: int) -> None:
+    """Encodes a small image."""
+    codecs.check_quality(_codec(name), quality)
+    _codec(name).encode(TRIAL, quality)
 
 
 class _Applied:
@@ -390,7 +395,7 @@ def available(recipe: Recipe, optional: tuple[str, ...]) -> tuple[Recipe, list[s
         steps = [chain[0] for chain in recipe.chains if chain[0].codec == codec]
         try:
             for step in steps:
-                _codec(codec).encode(TRIAL, step.quality)
+                _try(codec, step.quality)
         except UserError as error:
             left_out.append(
                 f"{', '.join(map(str, steps))} ({error}; --use {codec}=CODEC gives "

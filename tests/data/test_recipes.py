@@ -55,6 +55,7 @@ def test_the_23_degradations_of_ucsr():
 def test_ucsr_says_which_11_it_goes_without(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "compressai", None)
     recipes._codec.cache_clear()
+    recipes._try.cache_clear()
     recipe, left_out = recipes.available(get_recipe("ucsr"), recipes.OPTIONAL["ucsr"])
     assert recipe == get_recipe("ucsr-traditional")
     text = " ".join(left_out)
