@@ -11,6 +11,7 @@
 placeholders are filled in, so paths with spaces need no quotes.
 """  # noqa: E501
 
+import math
 import shlex
 import struct
 import subprocess
@@ -24,7 +25,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from cir_jax import codecs, image_io
-from cir_jax.codecs import _ffmpeg
+from cir_jax.codecs import _video
 from cir_jax.errors import UserError, unknown
 
 FORMATS = ("png", "yuv420p", "yuv444p")
@@ -71,8 +72,8 @@ class Codec:
         with tempfile.TemporaryDirectory() as folder:
             pixels, stream = Path(folder) / f"in.{self.format}", Path(folder) / "stream"
             if raw:
-                image, rows, columns = _ffmpeg.pad(image)
-                pixels.write_bytes(_ffmpeg.to_planes(image, self.format))
+                image, rows, columns = _video.pad(image)
+                _video.to_yuv(image, self.format).to_ndarray().tofile(pixels)
             else:
                 Image.fromarray(image).save(pixels)
             self._run(
@@ -112,8 +113,27 @@ class Codec:
                 width=width,
                 height=height,
             )
-            image = _ffmpeg.to_rgb(pixels.read_bytes(), self.format, height, width)
+            image = self._to_rgb(np.fromfile(pixels, np.uint8), height, width)
             return image[: height - rows, : width - columns]
+
+    def _to_rgb(
+        self, planes: UInt8[np.ndarray, " n"], height: int, width: int
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """The decoder's planes as RGB."""
+        shape = {
+            "yuv420p": (height * 3 // 2, width),
+            "yuv444p": (3, height, width),
+        }[self.format]
+        if planes.size != math.prod(shape):
+            raise UserError(
+                f"{self.name}: the decoder wrote {planes.size} bytes, but "
+                f"{width}x{height} pixels of 8-bit {self.format} are "
+                f"{math.prod(shape)}: mend its command"
+            )
+        frame = _video.pyav().VideoFrame.from_ndarray(
+            planes.reshape(shape), self.format
+        )
+        return _video.to_pixels(frame, 3)
 
     def _run(self, kind: str, result: Path, **values: object) -> None:
         """Runs one of the commands and checks that it wrote its result."""

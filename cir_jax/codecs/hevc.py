@@ -1,14 +1,14 @@
 """HEVC intra coding by x265: what stands here for HM, never called HM."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from cir_jax.codecs import _ffmpeg
+from cir_jax.codecs import _video
 from cir_jax.errors import unknown
 
 PIXEL_FORMATS = {"4:2:0": "yuv420p", "4:4:4": "yuv444p"}
 
 
-class Codec(_ffmpeg.IntraCodec):
+class Codec(_video.IntraCodec):
     """x265's slower preset, 8 bits, at QP 51 (worst) to 0.
 
     `ipratio=1` makes QP the QP of the I frame, as in the reference encoder (x265 takes
@@ -17,27 +17,32 @@ class Codec(_ffmpeg.IntraCodec):
     """
 
     qualities: ClassVar[range] = range(51, -1, -1)
-    stream = "hevc"
+    decoder = "hevc"
 
     def __init__(self, subsampling: str = "4:2:0"):
         if subsampling not in PIXEL_FORMATS:
             raise unknown("HEVC chroma subsampling", subsampling, PIXEL_FORMATS)
         self.subsampling = subsampling
         self.name = "hevc" if subsampling == "4:2:0" else f"hevc:{subsampling}"
-        _ffmpeg.executable()
+        self.pixel_format = PIXEL_FORMATS[subsampling]
+        _video.pyav()
 
     @property
     def version(self) -> str:
         """The library that encodes, with its version and the arguments in force."""
-        library = _ffmpeg.library_version("libx265")
+        av = _video.pyav()
+        library = f"libx265 in FFmpeg {av.ffmpeg_version_info} (PyAV {av.__version__})"
         return f"HEVC intra, {library}, slower, 8-bit {self.subsampling}"
 
-    def arguments(self, quality: int) -> list[str]:
-        """FFmpeg's arguments for the encoder."""
-        settings = (
-            f"qp={quality}:keyint=1:ipratio=1:info=0:log-level=none"
-            ":pools=none:frame-threads=1"
-        )
-        pixels = PIXEL_FORMATS[self.subsampling]
-        encoder = f"-pix_fmt {pixels} -c:v libx265 -preset slower -x265-params"
-        return [*encoder.split(), settings]
+    def encode_frame(self, frame: Any, quality: int) -> bytes:
+        """Encodes a frame of `pixel_format`."""
+        encoder = _video.pyav().CodecContext.create("libx265", "w")
+        encoder.width, encoder.height = frame.width, frame.height
+        encoder.pix_fmt, encoder.time_base = self.pixel_format, _video.ONE_FRAME
+        settings = "keyint=1:ipratio=1:info=0:log-level=none:pools=none:frame-threads=1"
+        encoder.options = {
+            "preset": "slower",
+            "x265-params": f"qp={quality}:{settings}",
+        }
+        packets = [*encoder.encode(frame), *encoder.encode(None)]
+        return b"".join(map(bytes, packets))

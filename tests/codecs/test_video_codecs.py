@@ -85,7 +85,12 @@ def test_qualities_out_of_range_and_bad_arguments_are_refused(codec, crop):
         get_codec("hevc:444")
 
 
-def test_without_the_package_the_sentence_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+@pytest.mark.parametrize(
+    ("spec", "package"), [("hevc", "av"), ("vvc", "av"), ("vvc", "imageio_ffmpeg")]
+)
+def test_without_the_package_the_sentence_says_what_to_install(
+    monkeypatch, spec, package
+):
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=r"pip install 'cir_jax\[codecs\]'"):
-        get_codec("hevc")
+        get_codec(spec)
