@@ -42,7 +42,7 @@ def get_config(stage: str = "offline") -> ConfigDict:
 
     recipe = "jpeg7" if offline else "online:blind-jpeg"  # guess
     config.data = ConfigDict()
-    config.data.records = "data/jpeg7" if offline else "data/clean"
+    config.data.records = f"data/df2k-lsdir-{'jpeg7' if offline else 'clean'}"
     config.data.encode = (
         f"cir encode --source DF2K_LSDIR --recipe {recipe} --crop 512 --workers 16 "
         "--out {records}"

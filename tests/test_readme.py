@@ -20,14 +20,14 @@ COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 @pytest.mark.slow
 def test_every_cir_command_runs(tmp_path, photographs, weights_file):
     for name, image in photographs.items():
-        crop = image[:128, :128]
+        crop = image[:256, :256]
         image_io.write_png(tmp_path / "photos" / f"{name}.png", crop)
     (tmp_path / "runs" / "quickstart").mkdir(parents=True)
     shutil.copy(weights_file, tmp_path / "runs/quickstart/weights.safetensors")
     scripts = sysconfig.get_path("scripts")
     environment = os.environ | {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
     commands = [command for command in COMMANDS if command.startswith("cir ")]
-    assert len(commands) >= 4
+    assert len(commands) >= 7
     for command in commands:
         result = subprocess.run(
             shlex.split(command),
@@ -38,7 +38,8 @@ def test_every_cir_command_runs(tmp_path, photographs, weights_file):
         )
         assert result.returncode == 0, f"{command}: {result.stderr}"
     assert len(list((tmp_path / "restored").glob("*.png"))) == len(photographs)
-    assert (tmp_path / "data" / "mine" / "manifest.json").is_file()
+    for folder in ("mine", "ucsr"):
+        assert (tmp_path / "data" / folder / "manifest.json").is_file()
     assert (tmp_path / "scores.json").is_file()
 
 
@@ -49,7 +50,7 @@ def test_every_config_that_is_named_is_there():
 
 
 def test_every_link_leads_somewhere():
-    links = re.findall(r"\]\((?!https?:)([^)]+)\)", README)
+    links = re.findall(r"\]\((?!https?:|#)([^)]+)\)", README)
     assert links
     for link in links:
         assert (Path(__file__).parents[1] / link).exists(), link

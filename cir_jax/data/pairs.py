@@ -48,6 +48,7 @@ class PatchPair:
     ) -> dict[str, UInt8[np.ndarray, "_ _ 3"]]:
         """Picks a version and a patch, and one of the 8 flips and rotations."""
         record = records.Record.from_bytes(payload)
+        version = None if self.recipe else self._version(record, rng)
         clean = records.decode(record.clean)
         height, width = (side // record.scale for side in clean.shape[:2])
         if min(height, width) < self.patch:
@@ -59,8 +60,8 @@ class PatchPair:
         step = recipes.BLOCK if self.grid_phase == "aligned" else 1
         y = step * int(rng.integers((height - self.patch) // step + 1))
         x = step * int(rng.integers((width - self.patch) // step + 1))
-        if self.recipe is None:
-            degraded = records.decode(self._version(record, rng).image)
+        if version:
+            degraded = records.decode(version.image)
             degraded = degraded[y : y + self.patch, x : x + self.patch]
         else:
             small = downscale(clean, record.scale)
