@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _encode(options: argparse.Namespace) -> int:
-    from cir_jax.data import recipes
+    from cir_jax.data import manifest, recipes
     from data_pipelines import encode, pairs, sources
 
     if sum(map(bool, (options.recipe, options.quality, options.pairs))) != 1:
@@ -141,6 +141,8 @@ def _encode(options: argparse.Namespace) -> int:
             f"give one of --recipe (one of {', '.join(recipes.PRESETS)}, or a .toml "
             "file), --quality and --pairs"
         )
+    if options.pairs and options.use:
+        raise UserError("--use replaces codecs of a recipe: leave it out with --pairs")
     replacements = dict(_named(text, "--use", "NAME=CODEC") for text in options.use)
     name = (options.recipe or "").removeprefix(recipes.ONLINE)
     left_out_codecs: list[str] = []
@@ -171,7 +173,9 @@ def _encode(options: argparse.Namespace) -> int:
     )
     for path, reason in left_out.items():
         print(f"left out: {path}: {reason}", file=sys.stderr)
-    print(f"wrote {options.out}")
+    contents = manifest.read_manifest(options.out, "cir encode")
+    counts = f"{contents['records']} records, {sum(contents['versions'].values())}"
+    print(f"wrote {options.out}: {counts} versions")
     return SOME_FAILED if left_out else DONE
 
 

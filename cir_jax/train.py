@@ -201,6 +201,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
             f"config.data.patch={config.data.patch} is no multiple of "
             f"{model.multiple}, which {config.model.name} needs"
         )
+    if contents["scale"] != model.scale:
+        raise UserError(
+            f"{config.model.name} restores at scale {model.scale}, the records are of "
+            f"scale {contents['scale']}: encode with --scale {model.scale}"
+        )
     graphdef, params = nnx.split(model, nnx.Param)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     restorer = Restorer(abstract_model(config.model, dtype=DTYPES[config.dtype]))

@@ -192,6 +192,11 @@ def batches(
     """
     if grid_phase not in GRID_PHASES:
         raise unknown("config.data.grid_phase", grid_phase, GRID_PHASES)
+    if recipe and qualities:
+        raise UserError(
+            f"config.data.qualities={qualities} picks among versions in the records, "
+            "and an online recipe makes its own: set it to ()"
+        )
     if batch_size % processes:
         raise UserError(
             f"config.batch_size={batch_size} does not divide among {processes} "

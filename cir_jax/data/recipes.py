@@ -398,9 +398,10 @@ def available(recipe: Recipe, optional: tuple[str, ...]) -> tuple[Recipe, list[s
             for step in steps:
                 _try(codec, step.quality)
         except UserError as error:
+            qualities = ",".join(str(step.quality) for step in steps)
             left_out.append(
-                f"{', '.join(map(str, steps))} ({error}; --use {codec}=CODEC gives "
-                "another)"
+                f"{codec} {qualities} ({error}; --use {codec}=CODEC puts another in "
+                "its place, such as command:FILE.toml)"
             )
             recipe = recipe.without(codec)
     recipe.check()

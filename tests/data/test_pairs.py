@@ -1,11 +1,12 @@
 import contextlib
 import itertools
+import re
 
 import numpy as np
 import pytest
 
 from cir_jax.codecs import get_codec
-from cir_jax.data import pairs
+from cir_jax.data import pairs, tfrecord
 from cir_jax.data.recipes import Recipe, get_recipe
 from cir_jax.data.records import Record, Version, encode_lossless
 from cir_jax.errors import UserError
@@ -195,28 +196,23 @@ def test_an_online_recipe_at_scale_4(photographs):
         assert inside.mean() < 8
 
 
-class Damaged:
-    """Records of which some cannot be read, as `RecordSource` says it."""
-
-    def __init__(self, records, broken):
-        self.records, self.broken = records, broken
-
-    def __len__(self):
-        return len(self.records)
-
-    def __getitem__(self, position):
-        if position in self.broken:
-            raise UserError(f"a.tfrecord: the record at offset {position} is damaged")
-        return self.records[position]
-
-
 @pytest.fixture
-def damaged(source):
-    return Damaged(source, (3, 4, 9))
+def damaged(source, tmp_path):
+    """The records in two shards, with a flipped byte in each of three."""
+    shards = [tmp_path / "a.tfrecord", tmp_path / "b.tfrecord"]
+    for shard, half in zip(shards, (source[:6], source[6:]), strict=True):
+        with tfrecord.write_shard(shard) as write:
+            for record in half:
+                write(record)
+    for shard, row in ((shards[0], 3), (shards[0], 4), (shards[1], 3)):
+        data = bytearray(shard.read_bytes())
+        data[tfrecord.read_index(shard)[row, 0] + 200] ^= 1
+        shard.write_bytes(data)
+    return tfrecord.RecordSource(shards)
 
 
 def test_a_damaged_record_stops_the_reading(damaged):
-    with pytest.raises(UserError, match=r"a.tfrecord: the record at offset [349] is"):
+    with pytest.raises(UserError, match=r"[ab].tfrecord: the record at offset \d+ is"):
         read(damaged, 3)
 
 
@@ -232,20 +228,27 @@ def test_damaged_records_are_replaced_named_and_counted(damaged, source, capsys)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     for number, line in enumerate(lines, start=1):
-        assert f"skipped {number} of at most 3: a.tfrecord: the record at" in line
+        words = (
+            rf"skipped {number} of at most 3: .*[ab]\.tfrecord: the record at offset"
+        )
+        assert re.match(words, line)
     assert sorted(replaced[0]) == ["clean", "degraded"]
 
 
 def test_one_damaged_record_too_many_stops_the_reading(damaged):
-    words = r"more than config.data.damaged=2 records are damaged; the last: a.tfrec"
+    words = r"more than config.data.damaged=2 records are damaged; the last: .*tfrecord"
     with pytest.raises(UserError, match=words):
         read(damaged, 3, damaged=2)
 
 
-def test_when_all_are_damaged_it_says_so(damaged):
-    damaged.broken = range(12)
-    with pytest.raises(UserError, match="the record at offset"):
-        read(damaged, 1, damaged=12)
+def test_when_all_are_damaged_it_says_so(source, tmp_path):
+    with tfrecord.write_shard(tmp_path / "a.tfrecord") as write:
+        write(source[0])
+    data = bytearray((tmp_path / "a.tfrecord").read_bytes())
+    data[200] ^= 1
+    (tmp_path / "a.tfrecord").write_bytes(data)
+    with pytest.raises(UserError, match="the record at offset 0 is damaged"):
+        read(tfrecord.RecordSource([tmp_path / "a.tfrecord"]), 1, damaged=9)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +258,7 @@ def test_when_all_are_damaged_it_says_so(damaged):
         ({"processes": 3}, "does not divide among 3 processes"),
         ({"patch": 65}, "64x64 pixels, smaller than config.data.patch=65"),
         ({"qualities": (40, 50)}, "no version of quality 40, 50"),
+        ({"qualities": (40,), **ONLINE}, "an online recipe makes its own"),
     ],
 )
 def test_bad_options_are_refused(source, changes, words):
