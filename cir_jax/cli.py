@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _encode(options: argparse.Namespace) -> int:
     from cir_jax.data import manifest, recipes
-    from data_pipelines import encode, pairs, sources
+    from data_pipelines import encode, paired_folders, sources
 
     if sum(map(bool, (options.recipe, options.quality, options.pairs))) != 1:
         raise UserError(
@@ -147,7 +147,7 @@ def _encode(options: argparse.Namespace) -> int:
     name = (options.recipe or "").removeprefix(recipes.ONLINE)
     left_out_codecs: list[str] = []
     if options.pairs:
-        degradation = pairs.parse_pairs(options.pairs)
+        degradation = paired_folders.parse_pairs(options.pairs)
     elif options.recipe:
         degradation, left_out_codecs = recipes.available(
             recipes.get_recipe(name).with_codecs(replacements),

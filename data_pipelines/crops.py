@@ -14,7 +14,7 @@ from cir_jax.data.recipes import Recipe
 from cir_jax.data.records import Record, Version, encode_lossless
 from cir_jax.errors import UserError
 from cir_jax.resize import downscale
-from data_pipelines.pairs import DegradedFolder, Pairs
+from data_pipelines.paired_folders import DegradedFolder, Pairs
 from data_pipelines.sources import Source, SourceImage, read_image
 
 BLOCK = 8

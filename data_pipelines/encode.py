@@ -15,7 +15,7 @@ from cir_jax.data.recipes import Recipe
 from cir_jax.errors import UserError, unknown
 from data_pipelines import engines
 from data_pipelines.crops import BLOCK, Crops, PairRecords, RecipeRecords, Records
-from data_pipelines.pairs import DegradedFolder, find_partners
+from data_pipelines.paired_folders import DegradedFolder, find_partners
 from data_pipelines.sources import Source, check_images
 from data_pipelines.writer import ShardWriter
 

@@ -9,7 +9,7 @@ from cir_jax.data import manifest
 from cir_jax.data.records import Record, decode
 from cir_jax.errors import UserError
 from cir_jax.resize import downscale
-from data_pipelines.pairs import parse_pairs
+from data_pipelines.paired_folders import parse_pairs
 
 PHOTOGRAPHS = {"0001": "cat", "0002": "dogs", "0003": "drum"}
 UCSR = {
