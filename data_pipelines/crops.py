@@ -17,9 +17,6 @@ from cir_jax.resize import downscale
 from data_pipelines.paired_folders import DegradedFolder, Pairs
 from data_pipelines.sources import Source, SourceImage, read_image
 
-BLOCK = 8
-"""Block codecs' grid, pixels; crops of images coded as a whole keep to it."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Crops:

@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.progress import track
 
 from cir_jax.data import manifest
+from cir_jax.data.degradations import BLOCK
 from cir_jax.data.recipes import Recipe
 from cir_jax.errors import UserError, unknown
 from data_pipelines import engines
-from data_pipelines.crops import BLOCK, Crops, PairRecords, RecipeRecords, Records
+from data_pipelines.crops import Crops, PairRecords, RecipeRecords, Records
 from data_pipelines.paired_folders import DegradedFolder, find_partners
 from data_pipelines.sources import Source, check_images
 from data_pipelines.writer import ShardWriter
@@ -110,6 +111,7 @@ def encode(
         if not large:
             first = next(iter(without_partner.items()))
             raise UserError(f"no image of {source} has a partner: {': '.join(first)}")
+        # Coded as a whole: crops that keep to the grid start where a block does.
         crops = Crops(tuple(large), crop, stride, scale, step=BLOCK * scale)
         records = PairRecords(source, crops, pairs)
 

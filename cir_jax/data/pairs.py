@@ -17,6 +17,7 @@ from grain.sources import RandomAccessDataSource
 from jaxtyping import UInt8
 
 from cir_jax.data import recipes, records
+from cir_jax.data.degradations import BLOCK
 from cir_jax.data.workers import iterate
 from cir_jax.errors import UserError, unknown
 from cir_jax.resize import downscale
@@ -57,7 +58,7 @@ class PatchPair:
                 f"than config.data.patch={self.patch}: encode larger crops or train on "
                 "smaller patches"
             )
-        step = recipes.BLOCK if self.grid_phase == "aligned" else 1
+        step = BLOCK if self.grid_phase == "aligned" else 1
         y = step * int(rng.integers((height - self.patch) // step + 1))
         x = step * int(rng.integers((width - self.patch) // step + 1))
         if version:
@@ -105,7 +106,7 @@ class PatchPair:
         """
         top, left = 0, 0
         if self.grid_phase == "random":
-            top, left = map(int, rng.integers(recipes.BLOCK, size=2))
+            top, left = map(int, rng.integers(BLOCK, size=2))
         region = small[
             _blocks(y - top, y + self.patch), _blocks(x - left, x + self.patch)
         ]
@@ -118,8 +119,8 @@ class PatchPair:
 
 def _blocks(start: int, stop: int) -> slice:
     """The whole blocks of a grid from `start` on that reach to `stop`."""
-    count = -(-(stop - start) // recipes.BLOCK)
-    return slice(max(0, start), start + count * recipes.BLOCK)
+    count = -(-(stop - start) // BLOCK)
+    return slice(max(0, start), start + count * BLOCK)
 
 
 class Replacing:

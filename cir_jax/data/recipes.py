@@ -1,57 +1,28 @@
-"""Degradation recipes: from a clean image to its compressed versions.
+"""Degradation recipes: which degraded versions an image gets.
 
 A recipe is run by `cir encode`, once for each crop, or by the training reader, afresh
-for each batch. It is a list of degradations, each written as text:
-
-    jpeg 10,20,30,40                   a codec and its qualities
-    jpeg 5:95:1 shifted + jpeg 5:95:1  steps in a row; the first one's grid is shifted
-    noise 15,25,50                     Gaussian noise of that standard deviation, 0..255
-
-`shifted` moves the codec's block grid by 0..7 rows and columns at random: what happens
-to a JPEG that is cropped and saved again.
+for each batch. It is a list of degradations as text, see degradations.py.
 """
 
-import contextlib
 import dataclasses
 import functools
 import itertools
-import math
 import shlex
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 
-from cir_jax import codecs
-from cir_jax.data.records import Version, encode_lossless
+from cir_jax.data import degradations
+from cir_jax.data.degradations import NOISE, Chain
+from cir_jax.data.records import Version
 from cir_jax.errors import UserError, unknown
 
-BLOCK = 8
-"""The side of a JPEG block, pixels."""
-NOISE = "noise"
-SHIFTED = "shifted"
-TRIAL = np.full((64, 64, 3), 128, np.uint8)
 ONLINE = "online:"
 """Marks a recipe that the training reader runs, on records of clean crops."""
-
-
-class Step(NamedTuple):
-    """One operation of a degradation."""
-
-    codec: str
-    """What `codecs.get_codec` takes, or "noise"."""
-    quality: int
-    shifted: bool
-
-    def __str__(self) -> str:
-        return f"{self.codec} {self.quality}" + f" {SHIFTED}" * self.shifted
-
-
-Chain = tuple[Step, ...]
-"""The operations of one degradation, in order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +30,7 @@ class Recipe:
     """Which degraded versions an image gets.
 
     Attributes:
-        degradations: as text, see above.
+        degradations: as text, see degradations.py.
         weights: how often each degradation is drawn, relative to the others; all the
             same when empty.
         draws: how many different versions each image gets, drawn at random; None for
@@ -95,10 +66,7 @@ class Recipe:
     @functools.cached_property
     def _choices(self) -> tuple[tuple[Chain, ...], ...]:
         """The chains of each degradation: the product of its steps' qualities."""
-        return tuple(
-            tuple(itertools.product(*map(_parse_step, text.split(" + "))))
-            for text in self.degradations
-        )
+        return tuple(map(degradations.parse, self.degradations))
 
     @property
     def codecs(self) -> list[str]:
@@ -109,7 +77,8 @@ class Recipe:
     @property
     def versions_of_codecs(self) -> dict[str, str]:
         """The version of every codec, by the name that records use."""
-        return {_codec(name).name: _codec(name).version for name in self.codecs}
+        made = map(degradations.codec, self.codecs)
+        return {codec.name: codec.version for codec in made}
 
     def check(self) -> None:
         """Tries every codec at every quality, on a small image, before any work.
@@ -119,10 +88,7 @@ class Recipe:
                 failing, or it does not have one of the qualities.
         """
         for step in dict.fromkeys(itertools.chain.from_iterable(self.chains)):
-            if step.codec != NOISE:
-                _try(step.codec, step.quality)
-            elif step.quality < 0:
-                raise UserError(f"noise {step.quality}: give 0 or more")
+            degradations.check(step)
 
     def with_codecs(self, replacements: Mapping[str, str]) -> "Recipe":
         """The recipe with codecs replaced by name.
@@ -166,13 +132,8 @@ class Recipe:
         Raises:
             UserError: a codec fails.
         """
-        chains = self.chains
-        if self.draws is not None:
-            drawn: dict[Chain, None] = {}
-            while len(drawn) < self.draws:
-                drawn[self._draw(rng)] = None
-            chains = tuple(drawn)
-        return tuple(_version(image, chain, rng) for chain in chains)
+        chains = self._draw(rng, self.draws) if self.draws else self.chains
+        return tuple(degradations.version(image, chain, rng) for chain in chains)
 
     def degrade(
         self, image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator
@@ -182,124 +143,25 @@ class Recipe:
         Raises:
             UserError: a codec fails.
         """
-        for step in self._draw(rng):
-            image = _Applied(step, rng).pixels(image)
-        return image
+        (chain,) = self._draw(rng, 1)
+        return degradations.pixels(image, chain, rng)
 
-    def _draw(self, rng: np.random.Generator) -> Chain:
-        """A degradation by weight, then a quality of each of its steps."""
-        shares = self.weights or (1,) * len(self.degradations)
-        ends = np.cumsum(shares) / math.fsum(shares)
-        number = int(np.searchsorted(ends[:-1], rng.random(), side="right"))
-        chains = self._choices[number]
-        return chains[int(rng.integers(len(chains)))]
+    def _draw(self, rng: np.random.Generator, count: int) -> list[Chain]:
+        """Different degradations, drawn at random."""
+        picks = rng.choice(len(self.chains), count, replace=False, p=self._shares)
+        return [self.chains[pick] for pick in picks]
 
-
-def _parse_step(text: str) -> list[Step]:
-    """The steps that a part of a degradation stands for, one for each quality."""
-    match shlex.split(text):
-        case [codec, qualities]:
-            shifted = False
-        case [codec, qualities, word] if word == SHIFTED and codec != NOISE:
-            shifted = True
-        case _:
-            raise UserError(
-                f"cannot read the degradation step {text.strip()!r}: give CODEC "
-                f"QUALITIES, such as 'jpeg 10,20', 'jpeg 5:95:5 {SHIFTED}' or "
-                f"'{NOISE} 25'"
-            )
-    numbers = codecs.parse_qualities(qualities)
-    return [Step(codec, number, shifted) for number in numbers]
-
-
-@functools.cache
-def _codec(name: str) -> codecs.CodecProtocol:
-    return codecs.get_codec(name)
-
-
-@functools.cache
-def _try(name: str, quality: int) -> None:
-    """Encodes a small image."""
-    codecs.check_quality(_codec(name), quality)
-    _codec(name).encode(TRIAL, quality)
-
-
-class _Applied:
-    """A step with its random choices made."""
-
-    def __init__(self, step: Step, rng: np.random.Generator):
-        self._step, self._rng = step, rng
-        self.shift = (0, 0)
-        if step.shifted:
-            self.shift = tuple(map(int, rng.integers(BLOCK, size=2)))
-
-    def __str__(self) -> str:
-        shift = " at {},{}".format(*self.shift) if self._step.shifted else ""
-        return f"{self.label} {self._step.quality}{shift}"
-
-    @property
-    def label(self) -> str:
-        """What records call the codec."""
-        name = self._step.codec
-        return name if name == NOISE else _codec(name).name
-
-    def pixels(self, image: np.ndarray) -> np.ndarray:
-        """The degraded image."""
-        if self._step.codec != NOISE:
-            return self.decode(self.encode(image))
-        noise = self._rng.normal(scale=self._step.quality, size=image.shape)
-        return np.clip(np.round(image + noise), 0, 255).astype(np.uint8)
-
-    def encode(self, image: np.ndarray) -> bytes:
-        """The bitstream: of the image with mirrored rows and columns in front."""
-        y, x = self.shift
-        if self.shift != (0, 0):  # np.pad takes a third of a JPEG's time
-            image = np.pad(image, ((y, 0), (x, 0), (0, 0)), mode="symmetric")
-        with self._named_failure(image):
-            return _codec(self._step.codec).encode(image, self._step.quality)
-
-    def decode(self, bitstream: bytes) -> np.ndarray:
-        """The image without the rows and columns in front."""
-        y, x = self.shift
-        with self._named_failure(bitstream):
-            image = _codec(self._step.codec).decode(bitstream)
-        return np.ascontiguousarray(image[y:, x:])
-
-    @contextlib.contextmanager
-    def _named_failure(self, given: np.ndarray | bytes) -> Iterator[None]:
-        """Says which codec failed, whatever its library raises."""
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:
-            what = f"{len(given)} bytes"
-            if isinstance(given, np.ndarray):
-                what = "{1}x{0} pixels".format(*given.shape)
-            raise UserError(f"codec {self} failed on {what}: {error}") from error
-
-    def stored(self, image: np.ndarray) -> tuple[int, bytes]:
-        """The bits of the bitstream, and what a record keeps of the result."""
-        if self._step.codec == NOISE:
-            return 0, encode_lossless(self.pixels(image))
-        bitstream = self.encode(image)
-        if _codec(self._step.codec).pillow_decodes and self.shift == (0, 0):
-            return 8 * len(bitstream), bitstream
-        return 8 * len(bitstream), encode_lossless(self.decode(bitstream))
-
-
-def _version(image: np.ndarray, chain: Chain, rng: np.random.Generator) -> Version:
-    *before, last = (_Applied(step, rng) for step in chain)
-    for step in before:
-        image = step.pixels(image)
-    bits, stored = last.stored(image)
-    return Version(
-        codec="+".join(step.label for step in (*before, last)),
-        quality=chain[-1].quality,
-        bits=bits,
-        image=stored,
-        history=" + ".join(map(str, (*before, last))),
-    )
+    @functools.cached_property
+    def _shares(self) -> Float64[np.ndarray, " chains"]:
+        """How likely each chain is: its degradation's weight, shared among its own."""
+        weights = self.weights or (1.0,) * len(self.degradations)
+        shares = np.concatenate(
+            [
+                np.full(len(chains), weight / len(chains))
+                for chains, weight in zip(self._choices, weights, strict=True)
+            ]
+        )
+        return shares / shares.sum()
 
 
 TRADITIONAL = ("jpeg 10,20,30,40", "hevc 47,42,37,32", "vvc 47,42,37,32")
@@ -396,7 +258,7 @@ def available(recipe: Recipe, optional: tuple[str, ...]) -> tuple[Recipe, list[s
         steps = [chain[0] for chain in recipe.chains if chain[0].codec == codec]
         try:
             for step in steps:
-                _try(codec, step.quality)
+                degradations.check(step)
         except UserError as error:
             qualities = ",".join(str(step.quality) for step in steps)
             left_out.append(

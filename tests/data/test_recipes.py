@@ -8,7 +8,7 @@ import pytest
 
 from cir_jax import metrics
 from cir_jax.codecs import get_codec
-from cir_jax.data import recipes
+from cir_jax.data import degradations, recipes
 from cir_jax.data.recipes import Recipe, get_recipe
 from cir_jax.data.records import decode
 from cir_jax.errors import UserError
@@ -55,8 +55,8 @@ def test_the_23_degradations_of_ucsr():
 
 def test_ucsr_says_which_11_it_goes_without(monkeypatch):
     monkeypatch.setitem(sys.modules, "compressai", None)
-    recipes._codec.cache_clear()
-    recipes._try.cache_clear()
+    degradations.codec.cache_clear()
+    degradations.check.cache_clear()
     recipe, left_out = recipes.available(get_recipe("ucsr"), recipes.OPTIONAL["ucsr"])
     assert recipe == get_recipe("ucsr-traditional")
     starts = [
@@ -178,6 +178,7 @@ def test_a_recipe_from_a_file(tmp_path):
         ('degradations = ["noise 3 shifted"]', "cannot read the degradation step"),
         ('degradations = ["jpeg x"]', "cannot read the quality 'x'"),
         ('degradations = ["jpeg 1"]\ndraws = 2', "draws 2 of its 1"),
+        ('degradations = ["jpeg 1"]\ndraws = 0', "draws 0 of its 1"),
         ('degradations = ["jpeg 1"]\nweights = [1, 2]', "1 degradations and 2 weights"),
         ('degradations = ["jpeg 1"]\nweights = [0]', "must be above 0"),
         ("degradations = [", "is no TOML"),
@@ -196,7 +197,7 @@ def test_a_wrong_file_is_refused(tmp_path, text, words):
         ("jpg 10", "did you mean 'jpeg'"),
         ("jpeg 10,101", "quality 101 is outside"),
         ("hevc 52", "quality 52 is outside"),
-        ("noise -1", "noise -1: give 0 or more"),
+        ("noise -1", "noise -1: give a deviation of 0"),
         ("hific 1", "unknown codec 'hific'"),
     ],
 )

@@ -1,0 +1,195 @@
+"""Degradations: what is done to a clean image, step by step.
+
+A degradation is written as text:
+
+    jpeg 10,20,30,40                   a codec and its qualities
+    jpeg 5:95:1 shifted + jpeg 5:95:1  steps in a row; the first one's grid is shifted
+    noise 15,25,50                     Gaussian noise of that standard deviation, 0..255
+
+`shifted` moves the codec's block grid by 0..7 rows and columns at random: what happens
+to a JPEG that is cropped and saved again.
+"""
+
+import contextlib
+import functools
+import itertools
+import shlex
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from cir_jax import codecs
+from cir_jax.data.records import Version, encode_lossless
+from cir_jax.errors import UserError
+
+BLOCK = 8
+"""The side of a JPEG block, pixels."""
+NOISE = "noise"
+SHIFTED = "shifted"
+TRIAL = np.full((64, 64, 3), 128, np.uint8)
+
+
+class Step(NamedTuple):
+    """One operation of a degradation."""
+
+    codec: str
+    """What `codecs.get_codec` takes, or "noise"."""
+    quality: int
+    shifted: bool
+
+    def __str__(self) -> str:
+        return f"{self.codec} {self.quality}" + f" {SHIFTED}" * self.shifted
+
+
+Chain = tuple[Step, ...]
+"""The operations of one degradation, in order."""
+
+
+def parse(text: str) -> tuple[Chain, ...]:
+    """The chains of a degradation's text: the product of its steps' qualities.
+
+    Raises:
+        UserError: the text cannot be read; says which part of it.
+    """
+    return tuple(itertools.product(*map(_parse_step, text.split(" + "))))
+
+
+def _parse_step(text: str) -> list[Step]:
+    """The steps that a part of a degradation stands for, one for each quality."""
+    match shlex.split(text):
+        case [codec, qualities]:
+            shifted = False
+        case [codec, qualities, word] if word == SHIFTED and codec != NOISE:
+            shifted = True
+        case _:
+            raise UserError(
+                f"cannot read the degradation step {text.strip()!r}: give CODEC "
+                f"QUALITIES, such as 'jpeg 10,20', 'jpeg 5:95:5 {SHIFTED}' or "
+                f"'{NOISE} 25'"
+            )
+    numbers = codecs.parse_qualities(qualities)
+    return [Step(codec, number, shifted) for number in numbers]
+
+
+@functools.cache
+def codec(name: str) -> codecs.CodecProtocol:
+    """The codec of that name, made once a process.
+
+    Raises:
+        UserError: see `codecs.get_codec`.
+    """
+    return codecs.get_codec(name)
+
+
+@functools.cache
+def check(step: Step) -> None:
+    """Tries a step on a small image.
+
+    Raises:
+        UserError: its codec is unknown, fails, or does not have the quality.
+    """
+    if step.codec != NOISE:
+        codecs.check_quality(codec(step.codec), step.quality)
+        codec(step.codec).encode(TRIAL, step.quality)
+    elif step.quality < 0:
+        raise UserError(f"{step}: give a deviation of 0 or more")
+
+
+def pixels(
+    image: UInt8[np.ndarray, "h w 3"], chain: Chain, rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The degraded image.
+
+    Raises:
+        UserError: a codec fails.
+    """
+    for step in chain:
+        image = _Applied(step, rng).pixels(image)
+    return image
+
+
+def version(
+    image: UInt8[np.ndarray, "h w 3"], chain: Chain, rng: np.random.Generator
+) -> Version:
+    """The degraded image as a record keeps it.
+
+    Raises:
+        UserError: a codec fails.
+    """
+    *before, last = (_Applied(step, rng) for step in chain)
+    for step in before:
+        image = step.pixels(image)
+    bits, stored = last.stored(image)
+    return Version(
+        codec="+".join(step.label for step in (*before, last)),
+        quality=chain[-1].quality,
+        bits=bits,
+        image=stored,
+        history=" + ".join(map(str, (*before, last))),
+    )
+
+
+class _Applied:
+    """A step with its random choices made."""
+
+    def __init__(self, step: Step, rng: np.random.Generator):
+        self._step, self._rng = step, rng
+        self.shift = (0, 0)
+        if step.shifted:
+            self.shift = tuple(map(int, rng.integers(BLOCK, size=2)))
+
+    def __str__(self) -> str:
+        shift = " at {},{}".format(*self.shift) if self._step.shifted else ""
+        return f"{self.label} {self._step.quality}{shift}"
+
+    @property
+    def label(self) -> str:
+        """What records call the codec."""
+        name = self._step.codec
+        return name if name == NOISE else codec(name).name
+
+    def pixels(self, image: np.ndarray) -> np.ndarray:
+        """The degraded image."""
+        if self._step.codec != NOISE:
+            return self.decode(self.encode(image))
+        noise = self._rng.normal(scale=self._step.quality, size=image.shape)
+        return np.clip(np.round(image + noise), 0, 255).astype(np.uint8)
+
+    def encode(self, image: np.ndarray) -> bytes:
+        """The bitstream: of the image with mirrored rows and columns in front."""
+        y, x = self.shift
+        if self.shift != (0, 0):  # np.pad takes a third of a JPEG's time
+            image = np.pad(image, ((y, 0), (x, 0), (0, 0)), mode="symmetric")
+        with self._named_failure(image):
+            return codec(self._step.codec).encode(image, self._step.quality)
+
+    def decode(self, bitstream: bytes) -> np.ndarray:
+        """The image without the rows and columns in front."""
+        y, x = self.shift
+        with self._named_failure(bitstream):
+            image = codec(self._step.codec).decode(bitstream)
+        return np.ascontiguousarray(image[y:, x:])
+
+    @contextlib.contextmanager
+    def _named_failure(self, given: np.ndarray | bytes) -> Iterator[None]:
+        """Says which codec failed, whatever its library raises."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            what = f"{len(given)} bytes"
+            if isinstance(given, np.ndarray):
+                what = "{1}x{0} pixels".format(*given.shape)
+            raise UserError(f"codec {self} failed on {what}: {error}") from error
+
+    def stored(self, image: np.ndarray) -> tuple[int, bytes]:
+        """The bits of the bitstream, and what a record keeps of the result."""
+        if self._step.codec == NOISE:
+            return 0, encode_lossless(self.pixels(image))
+        bitstream = self.encode(image)
+        if codec(self._step.codec).pillow_decodes and self.shift == (0, 0):
+            return 8 * len(bitstream), bitstream
+        return 8 * len(bitstream), encode_lossless(self.decode(bitstream))
