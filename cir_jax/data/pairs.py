@@ -6,9 +6,7 @@ alone. So training resumes exactly by starting at the next index, whatever the n
 of loader threads, workers or processes; no iterator state is stored.
 """
 
-import contextlib
 import dataclasses
-import sys
 from collections.abc import Iterator
 
 import grain
@@ -16,14 +14,12 @@ import numpy as np
 from grain.sources import RandomAccessDataSource
 from jaxtyping import UInt8
 
-from cir_jax.data import recipes, records
+from cir_jax.data import damage, recipes, records
 from cir_jax.data.degradations import BLOCK
 from cir_jax.data.workers import iterate
 from cir_jax.errors import UserError, unknown
 from cir_jax.resize import downscale
 
-DAMAGED = "damaged"
-"""Key of the position that a batch's elements replace."""
 GRID_PHASES = ("aligned", "random")
 
 
@@ -123,28 +119,6 @@ def _blocks(start: int, stop: int) -> slice:
     return slice(max(0, start), start + count * BLOCK)
 
 
-class Replacing:
-    """Records, with the next whole one in the place of a damaged one.
-
-    Elements are a record and the position of the damaged one that it stands for, or -1.
-    """
-
-    def __init__(self, source: RandomAccessDataSource[bytes]):
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, position: int) -> tuple[bytes, int]:
-        damaged = -1
-        for number in range(position, position + len(self)):
-            try:
-                return self._source[number % len(self)], damaged
-            except UserError as error:
-                damaged, last = position, error
-        raise last
-
-
 def _turned(image: np.ndarray, turn: np.integer | int) -> np.ndarray:
     """One of the 8 symmetries of the square: 0..3 rotate, 4..7 mirror and rotate."""
     if turn >= 4:
@@ -205,55 +179,14 @@ def batches(
         )
     pair = PatchPair(patch, grid_phase, tuple(qualities), recipe)
     dataset = (
-        grain.MapDataset.source(Replacing(source) if damaged else source)
+        grain.MapDataset.source(damage.Replacing(source) if damaged else source)
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(_WithDamage(pair) if damaged else pair)
+        .random_map(damage.PassedOn(pair) if damaged else pair)
         .batch(batch_size // processes)
         # Local batch i * processes + process is this process's part of global batch i.
         .slice(slice(start * processes + process, None, processes))
     )
     elements = iter(iterate(dataset, workers, ahead=8))
-    return _counting_damage(elements, source, damaged) if damaged else elements
-
-
-@dataclasses.dataclass(frozen=True)
-class _WithDamage:
-    """A `PatchPair` of `Replacing`'s elements; passes the damaged position on."""
-
-    pair: PatchPair
-
-    def __call__(
-        self, element: tuple[bytes, int], rng: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        payload, damaged = element
-        return self.pair(payload, rng) | {DAMAGED: np.int64(damaged)}
-
-
-def _counting_damage(
-    elements: grain.DatasetIterator, source: RandomAccessDataSource[bytes], limit: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """Takes the damaged positions out of the batches; names them, and counts them."""
-    found: set[int] = set()
-    with contextlib.closing(elements):
-        for batch in elements:
-            for position in set(batch.pop(DAMAGED).tolist()) - found - {-1}:
-                found.add(position)
-                reason = _why_damaged(source, position)
-                if len(found) > limit:
-                    raise UserError(
-                        f"more than config.data.damaged={limit} records are damaged; "
-                        f"the last: {reason}"
-                    )
-                print(f"skipped {len(found)} of at most {limit}: {reason}",
-                      file=sys.stderr)  # fmt: skip
-            yield batch
-
-
-def _why_damaged(source: RandomAccessDataSource[bytes], position: int) -> str:
-    try:
-        source[position]
-    except UserError as error:
-        return str(error)
-    return f"record {position} could not be read, and now it can"
+    return damage.counted(elements, source, damaged) if damaged else elements
