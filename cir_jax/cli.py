@@ -118,7 +118,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--codec", default="jpeg")
     evaluate.add_argument("--quality", default="10,20,30,40", help="10,20 or 5:95:5")
-    evaluate.add_argument("--protocol", default="colour", help="colour or gray")
+    evaluate.add_argument(
+        "--protocol", help="colour (default), gray, or csr (default with a scale)"
+    )
+    evaluate.add_argument(
+        "--scale", type=int, help="downscale first; default: what the weights restore"
+    )
     evaluate.add_argument(
         "--json", type=Path, help="write rows and every image's scores"
     )
@@ -205,6 +210,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from cir_jax.evaluate import CODEC_ALONE, evaluate, read_set
     from cir_jax.restore import Restorer
 
+    if options.scale is not None and options.scale < 1:
+        raise UserError(f"--scale is {options.scale}: give at least 1")
     if options.json and not options.json.parent.is_dir():
         raise UserError(f"--json {options.json}: its folder does not exist")
     sets = {}
@@ -221,6 +228,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         codecs.parse_qualities(options.quality),
         options.protocol,
         {f"sha256 of {name}": files.sha256(weights.find(name)) for name in names},
+        options.scale,
     )
     print(report.table())
     if options.json:

@@ -13,11 +13,11 @@ from jaxtyping import UInt8
 
 from cir_jax import codecs, image_io, metrics, pictures, tables
 from cir_jax.errors import UserError, unknown
+from cir_jax.resize import downscale, upscale
 from cir_jax.restore import Restorer
 
-CODEC_ALONE = "none"
-"""The method name of the compressed image itself."""
-METRICS = ("psnr", "ssim", "psnr_b")
+CODEC_ALONE, BICUBIC = "none", "bicubic"
+"""The method names of the compressed image itself, and of it upscaled."""
 COLUMNS = {
     "set": "set",
     "codec": "codec",
@@ -26,21 +26,55 @@ COLUMNS = {
     "psnr": "PSNR",
     "ssim": "SSIM",
     "psnr_b": "PSNR-B",
+    "psnr_y": "PSNR-Y",
+    "ssim_y": "SSIM-Y",
     "gain": "gain",
     "bpp": "bpp",
     "seconds": "s/image",
 }
 """Of the table, in order: the row's key and the heading."""
+METRICS = {
+    "psnr": metrics.psnr,
+    "ssim": metrics.ssim,
+    "psnr_b": metrics.psnr_b,
+    "psnr_y": lambda a, b: metrics.psnr(metrics.luma(a), metrics.luma(b)),
+    "ssim_y": lambda a, b: metrics.ssim(metrics.luma(a), metrics.luma(b)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What is measured, and of which part of the image."""
+
+    text: str
+    """As it is printed beside the numbers."""
+    metrics: tuple[str, ...]
+    border: int
+    """Pixels that are cut off on every side before measuring."""
+
+
 PROTOCOLS = {
-    "colour": (
+    "colour": Protocol(
         "RGB jointly (PSNR-B: blocking of BT.601 limited-range Y), 8-bit rounding, "
-        "no border crop, mean over images"
+        "no border crop, mean over images",
+        ("psnr", "ssim", "psnr_b"),
+        border=0,
     ),
-    "gray": (
+    "gray": Protocol(
         "Y of BT.601 limited range (MATLAB rgb2ycbcr), grey files as they are, coded "
         "as a grey image; colour "
         "networks get Y in three channels and their outputs are averaged; 8-bit "
-        "rounding, no border crop, mean over images"
+        "rounding, no border crop, mean over images",
+        ("psnr", "ssim", "psnr_b"),
+        border=0,
+    ),
+    "csr": Protocol(
+        "compressed-image super-resolution: images cut to a multiple of the scale, "
+        "downscaled by MATLAB's bicubic, then compressed; RGB jointly and Y of BT.601 "
+        "limited range (MATLAB rgb2ycbcr), 8-bit rounding, border crop 4, mean over "
+        "images",
+        ("psnr", "ssim", "psnr_y", "ssim_y"),
+        border=4,
     ),
 }
 
@@ -54,9 +88,8 @@ class Score:
     codec: str
     quality: int
     method: str
-    psnr: float
-    ssim: float
-    psnr_b: float
+    metrics: dict[str, float]
+    """By name, those of the protocol."""
     bpp: float
     """Bits of the bitstream per pixel of the compressed image."""
     seconds: float
@@ -69,11 +102,13 @@ class Report:
 
     protocol: dict[str, Any]
     scores: tuple[Score, ...]
+    baseline: str = CODEC_ALONE
+    """The method that gains are counted from."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Means over images, one row per set, codec, quality and method.
 
-        `gain` is the PSNR above the codec's own row, dB. `images` counts them.
+        `gain` is the PSNR above the baseline's row, dB. `images` counts them.
         """
         groups: dict[tuple, list[Score]] = {}
         for score in self.scores:
@@ -82,30 +117,28 @@ class Report:
         rows = []
         for key, scores in groups.items():
             row = dict(zip(("set", "codec", "quality", "method"), key, strict=True))
-            for name in (*METRICS, "bpp", "seconds"):
+            for name in scores[0].metrics:
+                row[name] = float(np.mean([score.metrics[name] for score in scores]))
+            for name in ("bpp", "seconds"):
                 row[name] = float(np.mean([getattr(score, name) for score in scores]))
-            alone = np.mean([s.psnr for s in groups[(*key[:3], CODEC_ALONE)]])
-            same = row["psnr"] == alone  # infinite, where the codec lost nothing
-            row["gain"] = 0.0 if same else row["psnr"] - float(alone)
+            baseline = groups[(*key[:3], self.baseline)]
+            start = float(np.mean([score.metrics["psnr"] for score in baseline]))
+            same = row["psnr"] == start  # infinite, where the codec lost nothing
+            row["gain"] = 0.0 if same else row["psnr"] - start
             row["images"] = len(scores)
             rows.append(row)
         return rows
 
     def table(self) -> str:
         """The rows as an aligned Markdown table, the protocol under it."""
-        cells = [list(COLUMNS.values())]
-        for row in self.rows():
-            alone = row["method"] == CODEC_ALONE
-            texts = {
-                "quality": str(row["quality"]),
-                "psnr": f"{row['psnr']:.2f}",
-                "ssim": f"{row['ssim']:.4f}",
-                "psnr_b": f"{row['psnr_b']:.2f}",
-                "gain": "" if alone else f"{row['gain']:+.2f}",
-                "bpp": f"{row['bpp']:.3f}",
-                "seconds": "" if alone else f"{row['seconds']:.2f}",
-            }
-            cells.append([str((row | texts)[column]) for column in COLUMNS])
+        rows = self.rows()
+        columns = [name for name in COLUMNS if name in rows[0]]
+        cells = [[COLUMNS[name] for name in columns]]
+        for row in rows:
+            texts = {name: f"{row[name]:{_digits(name)}}" for name in columns}
+            if row["method"] == self.baseline:
+                texts |= {"gain": "", "seconds": ""}
+            cells.append([texts[name] for name in columns])
         notes = (f"{name}: {value}" for name, value in self.protocol.items())
         return "\n".join([tables.markdown(cells), "", *notes])
 
@@ -121,8 +154,26 @@ class Report:
         return {
             "protocol": self.protocol,
             "rows": [finite(row) for row in self.rows()],
-            "images": [finite(dataclasses.asdict(score)) for score in self.scores],
+            "images": [finite(_flat(score)) for score in self.scores],
         }
+
+
+def _digits(column: str) -> str:
+    """The format of a table's column."""
+    kind = column.partition("_")[0]
+    formats = {"psnr": ".2f", "ssim": ".4f", "gain": "+.2f", "bpp": ".3f"}
+    return formats.get(kind, ".2f" if column == "seconds" else "")
+
+
+def _flat(score: Score) -> dict[str, Any]:
+    """A score's fields, the metrics among them."""
+    fields = dataclasses.asdict(score)
+    return fields | fields.pop("metrics")
+
+
+SMALLEST = 22
+"""Of an image's sides, pixels: cut to a multiple of 4 and without the largest border it
+holds an SSIM window."""
 
 
 def read_set(folder: Path) -> dict[str, UInt8[np.ndarray, "_ _ 3"]]:
@@ -138,10 +189,10 @@ def read_set(folder: Path) -> dict[str, UInt8[np.ndarray, "_ _ 3"]]:
         for path in image_io.find_images(folder)
     }
     for name, image in images.items():
-        if min(image.shape[:2]) < metrics.SSIM_WINDOW:
+        if min(image.shape[:2]) < SMALLEST:
             raise UserError(
                 f"{folder / name} is {image.shape[1]}x{image.shape[0]} pixels: SSIM "
-                f"needs sides of at least {metrics.SSIM_WINDOW}"
+                f"needs sides of at least {SMALLEST}"
             )
     return images
 
@@ -151,22 +202,36 @@ def evaluate(
     sets: Mapping[str, Mapping[str, UInt8[np.ndarray, "_ _ 3"]]],
     codec: str,
     qualities: Sequence[int],
-    protocol: str = "colour",
+    protocol: str | None = None,
     provenance: Mapping[str, str] | None = None,
+    scale: int | None = None,
 ) -> Report:
     """Compresses, restores and measures every image of every set.
 
     Args:
-        restorers: by method name; the codec alone is always measured too.
+        restorers: by method name; the baseline is always measured too: the codec alone
+            or, with a scale, bicubic upscaling of what it gives.
         sets: clean images by set name and image name.
         codec: codec name, see `cir_jax.codecs`.
         qualities: the codec's qualities.
-        protocol: "colour" or "gray", see `PROTOCOLS`.
+        protocol: see `PROTOCOLS`; "colour", or with a scale "csr", when None.
         provenance: further lines of the protocol, such as the weights' sha256.
+        scale: by how much images are downscaled before they are compressed; the
+            restorers' when None.
 
     Raises:
-        UserError: unknown codec or protocol, or a quality that the codec has not.
+        UserError: unknown codec or protocol, a quality that the codec has not, or
+            restorers of different scales.
     """
+    scales = {restorer.scale for restorer in restorers.values()} or {scale or 1}
+    if len(scales | {scale or max(scales)}) > 1:
+        found = ", ".join(f"{name} {r.scale}" for name, r in restorers.items())
+        raise UserError(
+            f"the weights are of different scales ({found}; --scale {scale}): evaluate "
+            "those of one scale at a time"
+        )
+    (scale,) = scales
+    protocol = protocol or ("colour" if scale == 1 else "csr")
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
     coder = codecs.get_codec(codec)
@@ -180,14 +245,15 @@ def evaluate(
         for score in _score_image(
             restorers,
             grey(image) if protocol == "gray" else image,
-            coder,
-            quality,
+            functools.partial(compress, coder, quality, scale),
+            PROTOCOLS[protocol],
             functools.partial(Score, set_name, image_name, coder.name, quality),
         )
     )
     return Report(
         {
-            "protocol": f"{protocol}: {PROTOCOLS[protocol]}",
+            "protocol": f"{protocol}: {PROTOCOLS[protocol].text}",
+            "scale": scale,
             "encoder": coder.version,
             "padding": "bottom and right, mirrored, to the network's multiple",
             "tiling": "none",
@@ -198,36 +264,69 @@ def evaluate(
             **(provenance or {}),
         },
         scores,
+        CODEC_ALONE if scale == 1 else BICUBIC,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Compressed:
+    """A clean image, and what a codec leaves of it."""
+
+    clean: UInt8[np.ndarray, "h w c"]
+    """Cut to a multiple of the scale."""
+    degraded: UInt8[np.ndarray, "_ _ c"]
+    """Downscaled, compressed and decoded."""
+    baseline: UInt8[np.ndarray, "h w c"]
+    """The degraded image upscaled again."""
+    method: str
+    """What the baseline is called."""
+    bpp: float
+
+
+def compress(
+    coder: codecs.CodecProtocol,
+    quality: int,
+    scale: int,
+    image: UInt8[np.ndarray, "_ _ c"],
+) -> Compressed:
+    """Downscales and compresses an image, as every method will get it."""
+    height, width = (size // scale * scale for size in image.shape[:2])
+    clean = image[:height, :width]
+    bitstream = coder.encode(np.ascontiguousarray(downscale(clean, scale)), quality)
+    degraded = coder.decode(bitstream)
+    return Compressed(
+        clean,
+        degraded,
+        upscale(degraded, scale),
+        CODEC_ALONE if scale == 1 else BICUBIC,
+        8 * len(bitstream) / (degraded.shape[0] * degraded.shape[1]),
     )
 
 
 def _score_image(
     restorers: Mapping[str, Restorer],
-    clean: UInt8[np.ndarray, "h w c"],
-    coder: codecs.CodecProtocol,
-    quality: int,
+    image: UInt8[np.ndarray, "h w c"],
+    compressed: Callable[[np.ndarray], Compressed],
+    protocol: Protocol,
     make_score: Callable[..., Score],
 ) -> Iterator[Score]:
-    """The scores of the codec alone, then of every method, on one image."""
-    bitstream = coder.encode(clean, quality)
-    degraded = coder.decode(bitstream)
-    bpp = 8 * len(bitstream) / (degraded.shape[0] * degraded.shape[1])
+    """The scores of the baseline, then of every method, on one image."""
+    pair = compressed(image)
+    inside = slice(protocol.border, -protocol.border or None)
+    clean = pair.clean[inside, inside]
 
-    def score(method, restored, seconds):
-        return make_score(
-            method=method,
-            psnr=metrics.psnr(clean, restored),
-            ssim=metrics.ssim(clean, restored),
-            psnr_b=metrics.psnr_b(clean, restored),
-            bpp=bpp,
-            seconds=seconds,
-        )
+    def score(method: str, restored: np.ndarray, seconds: float) -> Score:
+        values = {
+            name: METRICS[name](clean, restored[inside, inside])
+            for name in protocol.metrics
+        }
+        return make_score(method, values, pair.bpp, seconds)
 
-    yield score(CODEC_ALONE, degraded, 0.0)
+    yield score(pair.method, pair.baseline, 0.0)
     for method, restorer in restorers.items():
-        restorer.compile(*degraded.shape[:2])
+        restorer.compile(*pair.degraded.shape[:2])
         start = time.perf_counter()
-        restored = restore_channels(restorer, degraded)
+        restored = restore_channels(restorer, pair.degraded)
         yield score(method, restored, time.perf_counter() - start)
 
 
@@ -262,17 +361,20 @@ def picture(
     The window is where the first method changed most, `window` pixels a side.
     """
     coder = codecs.get_codec(codec)
+    scale = max((restorer.scale for restorer in restorers.values()), default=1)
     rows = []
-    for name, clean in images.items():
-        degraded = coder.decode(coder.encode(clean, quality))
-        versions = {f"{coder.name} {quality}": degraded}
-        versions |= {method: restore(degraded) for method, restore in restorers.items()}
-        place = pictures.most_changed(degraded, [*versions.values()][-1], window)
+    for name, image in images.items():
+        pair = compress(coder, quality, scale, image)
+        versions = {f"{coder.name} {quality}": pair.baseline}
+        versions |= {
+            method: restorer(pair.degraded) for method, restorer in restorers.items()
+        }
+        place = pictures.most_changed(pair.baseline, [*versions.values()][-1], window)
         rows.append(
             [
-                (f"{label}  {metrics.psnr(clean, version):.2f} dB", version[place])
+                (f"{label}  {metrics.psnr(pair.clean, version):.2f} dB", version[place])
                 for label, version in versions.items()
             ]
-            + [(f"{Path(name).stem}, original", clean[place])]
+            + [(f"{Path(name).stem}, original", pair.clean[place])]
         )
     return pictures.sheet(rows, zoom)

@@ -1,4 +1,4 @@
-"""Bicubic downscaling as MATLAB's imresize does it: the x4 protocol of the papers."""
+"""Bicubic resizing as MATLAB's imresize does it: the x4 protocol of the papers."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -28,19 +28,45 @@ def downscale(
     Raises:
         ValueError: a side is no multiple of the scale.
     """
-    height, width, channels = image.shape
+    height, width, _ = image.shape
     if height % scale or width % scale:
         raise ValueError(f"{width}x{height} pixels are no multiple of {scale}")
     if scale == 1:
         return image
-    rim = SUPPORT * scale
+    return _resized(image, (height // scale, width // scale), rim=SUPPORT * scale)
+
+
+def upscale(
+    image: UInt8[np.ndarray, "h w c"], scale: int
+) -> UInt8[np.ndarray, "_ _ c"]:
+    """Enlarges an image by a whole number: MATLAB's `imresize(image, scale)`.
+
+    Args:
+        image: 8-bit pixels.
+        scale: into how many pixels one is spread, along each side.
+
+    Returns:
+        The image of scale * h by scale * w pixels.
+    """
+    height, width, _ = image.shape
+    if scale == 1:
+        return image
+    return _resized(image, (scale * height, scale * width), rim=SUPPORT)
+
+
+def _resized(
+    image: UInt8[np.ndarray, "h w c"], shape: tuple[int, int], rim: int
+) -> UInt8[np.ndarray, "_ _ c"]:
+    """Bicubic at another size; `rim` pixels of mirror image on every side."""
     padded = np.pad(image, ((rim, rim), (rim, rim), (0, 0)), mode="symmetric")
-    size = (width // scale + 2 * SUPPORT, height // scale + 2 * SUPPORT)
-    small = [
+    # The rim comes out at the new size, too, and is cut off.
+    height, width = shape
+    y, x = (rim * new // old for new, old in zip(shape, image.shape, strict=False))
+    resized = [
         Image.fromarray(padded[..., channel].astype(np.float32)).resize(
-            size, Image.Resampling.BICUBIC
+            (width + 2 * x, height + 2 * y), Image.Resampling.BICUBIC
         )
-        for channel in range(channels)
+        for channel in range(image.shape[-1])
     ]
-    inside = np.stack(small, axis=-1)[SUPPORT:-SUPPORT, SUPPORT:-SUPPORT]
+    inside = np.stack(resized, axis=-1)[y : y + height, x : x + width]
     return np.floor(np.clip(inside, 0, 255) + 0.5).astype(np.uint8)

@@ -11,7 +11,8 @@ from skimage import metrics as reference
 from cir_jax import Restorer, cli, image_io, metrics
 from cir_jax.codecs import get_codec
 from cir_jax.errors import UserError
-from cir_jax.evaluate import evaluate, grey, picture, read_set
+from cir_jax.evaluate import compress, evaluate, grey, picture, read_set
+from cir_jax.resize import downscale, upscale
 
 
 def crops(photographs):
@@ -86,6 +87,42 @@ def test_a_methods_rows_measure_what_it_restores(folder, protocol):
     assert row["seconds"] > 0
 
 
+def test_csr_measures_what_upscaling_leaves(folder):
+    images = read_set(folder)
+    report = evaluate({}, {"crops": images}, "jpeg", (20,), scale=4)
+    codec, scores = get_codec("jpeg"), []
+    for image in images.values():
+        small = downscale(image, 4)
+        restored = upscale(codec.decode(codec.encode(small, 20)), 4)
+        pair = [picture[4:-4, 4:-4] for picture in (image, restored)]
+        luma = [color.rgb2ycbcr(p)[..., 0].round().astype(np.uint8) for p in pair]
+        ssim = reference.structural_similarity(
+            *luma, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        scores.append(
+            (
+                reference.peak_signal_noise_ratio(*pair, data_range=255),
+                reference.peak_signal_noise_ratio(*luma, data_range=255),
+                ssim,
+            )
+        )
+    (row,) = report.rows()
+    assert (row["method"], row["gain"]) == ("bicubic", 0)
+    for name, expected in zip(
+        ("psnr", "psnr_y", "ssim_y"), np.mean(scores, axis=0), strict=True
+    ):
+        assert row[name] == pytest.approx(expected, abs=1e-4)
+    head, *_ = report.table().splitlines()
+    assert "PSNR-Y" in head and "SSIM-Y" in head and "PSNR-B" not in head
+
+
+def test_images_are_cut_to_a_multiple_of_the_scale(photographs):
+    image = photographs["coffee"][:66, :75]
+    pair = compress(get_codec("jpeg"), 20, 4, image)
+    assert pair.clean.shape == pair.baseline.shape == (64, 72, 3)
+    assert pair.degraded.shape == (16, 18, 3)
+
+
 def test_the_command_prints_the_table_and_its_protocol(
     folder, weights_file, tmp_path, capsys
 ):
@@ -126,6 +163,7 @@ def test_the_command_prints_the_table_and_its_protocol(
         (["--protocol", "grey"], "did you mean 'gray'"),
         (["--quality", "500"], "quality 500 is outside jpeg's range"),
         (["--weights", "nothing"], "neither a file"),
+        (["--scale", "0"], "--scale is 0: give at least 1"),
     ],
 )
 def test_wrong_use_is_named(arguments, words):
