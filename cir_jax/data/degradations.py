@@ -97,6 +97,12 @@ def check(step: Step) -> None:
         raise UserError(f"{step}: give a deviation of 0 or more")
 
 
+def label(chain: Chain) -> str:
+    """What records call a degradation: its codecs' names, "jpeg+jpeg" for two."""
+    names = (step.codec for step in chain)
+    return "+".join(name if name == NOISE else codec(name).name for name in names)
+
+
 def pixels(
     image: UInt8[np.ndarray, "h w 3"], chain: Chain, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "h w 3"]:
@@ -123,7 +129,7 @@ def version(
         image = step.pixels(image)
     bits, stored = last.stored(image)
     return Version(
-        codec="+".join(step.label for step in (*before, last)),
+        codec=label(chain),
         quality=chain[-1].quality,
         bits=bits,
         image=stored,
@@ -142,13 +148,7 @@ class _Applied:
 
     def __str__(self) -> str:
         shift = " at {},{}".format(*self.shift) if self._step.shifted else ""
-        return f"{self.label} {self._step.quality}{shift}"
-
-    @property
-    def label(self) -> str:
-        """What records call the codec."""
-        name = self._step.codec
-        return name if name == NOISE else codec(name).name
+        return f"{label((self._step,))} {self._step.quality}{shift}"
 
     def pixels(self, image: np.ndarray) -> np.ndarray:
         """The degraded image."""

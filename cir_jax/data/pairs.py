@@ -14,7 +14,7 @@ import numpy as np
 from grain.sources import RandomAccessDataSource
 from jaxtyping import UInt8
 
-from cir_jax.data import damage, recipes, records
+from cir_jax.data import damage, degradations, recipes, records
 from cir_jax.data.degradations import BLOCK
 from cir_jax.data.workers import iterate
 from cir_jax.errors import UserError, unknown
@@ -33,17 +33,24 @@ class PatchPair:
             "random" anywhere, so that the network cannot rely on the phase.
         qualities: use the versions of these qualities alone; all when empty.
         recipe: degrades the clean crop afresh; None takes the record's versions.
+        codecs: names of codecs; the pair then tells which of them it was.
     """
 
     patch: int
     grid_phase: str
     qualities: tuple[int, ...] = ()
     recipe: recipes.Recipe | None = None
+    codecs: tuple[str, ...] = ()
 
     def __call__(
         self, payload: bytes, rng: np.random.Generator
-    ) -> dict[str, UInt8[np.ndarray, "_ _ 3"]]:
-        """Picks a version and a patch, and one of the 8 flips and rotations."""
+    ) -> dict[str, np.ndarray | np.int32]:
+        """Picks a version and a patch, and one of the 8 flips and rotations.
+
+        Returns:
+            "degraded" and "clean", uint8 [p, p, 3] and [scale p, scale p, 3]; with
+            codecs also "codec", its number among them.
+        """
         record = records.Record.from_bytes(payload)
         version = None if self.recipe else self._version(record, rng)
         clean = records.decode(record.clean)
@@ -58,18 +65,31 @@ class PatchPair:
         y = step * int(rng.integers((height - self.patch) // step + 1))
         x = step * int(rng.integers((width - self.patch) // step + 1))
         if version:
+            codec = version.codec
             degraded = records.decode(version.image)
             degraded = degraded[y : y + self.patch, x : x + self.patch]
         else:
+            chain = self.recipe.draw(rng)
+            codec = degradations.label(chain)
             small = downscale(clean, record.scale)
-            degraded = self._degraded(small, y, x, rng)
+            degraded = self._degraded(small, y, x, chain, rng)
         turn = rng.integers(8)
         rows = slice(record.scale * y, record.scale * (y + self.patch))
         columns = slice(record.scale * x, record.scale * (x + self.patch))
-        return {
+        pair = {
             "degraded": _turned(degraded, turn),
             "clean": _turned(clean[rows, columns], turn),
         }
+        return pair | ({"codec": self._number(codec)} if self.codecs else {})
+
+    def _number(self, codec: str) -> np.int32:
+        """The codec's place among those that the model knows."""
+        if codec not in self.codecs:
+            raise UserError(
+                f"the data has versions by {codec}, the model knows {self.codecs}: "
+                "name the codec in config.model.codecs, or encode without it"
+            )
+        return np.int32(self.codecs.index(codec))
 
     def _version(
         self, record: records.Record, rng: np.random.Generator
@@ -93,6 +113,7 @@ class PatchPair:
         small: UInt8[np.ndarray, "h w 3"],
         y: int,
         x: int,
+        chain: degradations.Chain,
         rng: np.random.Generator,
     ) -> UInt8[np.ndarray, "p p 3"]:
         """The patch at (y, x), degraded with a grid of the wanted phase.
@@ -109,7 +130,7 @@ class PatchPair:
         # Before the image's first row and column there is only its mirror image.
         missing = ((max(0, top - y), 0), (max(0, left - x), 0), (0, 0))
         region = np.pad(region, missing, mode="symmetric")
-        degraded = self.recipe.degrade(region, rng)
+        degraded = degradations.pixels(region, chain, rng)
         return degraded[top : top + self.patch, left : left + self.patch]
 
 
@@ -136,11 +157,12 @@ def batches(
     grid_phase: str,
     qualities: tuple[int, ...] = (),
     recipe: recipes.Recipe | None = None,
+    codecs: tuple[str, ...] = (),
     damaged: int = 0,
     workers: int = 0,
     process: int = 0,
     processes: int = 1,
-) -> Iterator[dict[str, UInt8[np.ndarray, "b _ _ 3"]]]:
+) -> Iterator[dict[str, np.ndarray]]:
     """Yields training batches forever, from global batch number `start` on.
 
     Args:
@@ -152,6 +174,7 @@ def batches(
         grid_phase: see `PatchPair`.
         qualities: see `PatchPair`.
         recipe: see `PatchPair`.
+        codecs: see `PatchPair`.
         damaged: how many records may be damaged: each is named once on standard error
             and the next whole one takes its place.
         workers: reading processes; 0 reads in threads of this process.
@@ -160,7 +183,7 @@ def batches(
 
     Returns:
         An endless iterator of {"degraded": uint8 [b, p, p, 3], "clean": uint8 [b, sp,
-        sp, 3]} with b = batch_size / processes.
+        sp, 3]} with b = batch_size / processes; with codecs also "codec": int32 [b].
 
     Raises:
         UserError: a bad option, now; one damaged record too many, while iterating.
@@ -177,7 +200,7 @@ def batches(
             f"config.batch_size={batch_size} does not divide among {processes} "
             "processes: make it a multiple"
         )
-    pair = PatchPair(patch, grid_phase, tuple(qualities), recipe)
+    pair = PatchPair(patch, grid_phase, tuple(qualities), recipe, codecs)
     dataset = (
         grain.MapDataset.source(damage.Replacing(source) if damaged else source)
         .seed(seed)

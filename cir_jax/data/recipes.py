@@ -135,16 +135,10 @@ class Recipe:
         chains = self._draw(rng, self.draws) if self.draws else self.chains
         return tuple(degradations.version(image, chain, rng) for chain in chains)
 
-    def degrade(
-        self, image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator
-    ) -> UInt8[np.ndarray, "h w 3"]:
-        """Degrades an image in one way of the recipe, drawn at random.
-
-        Raises:
-            UserError: a codec fails.
-        """
+    def draw(self, rng: np.random.Generator) -> Chain:
+        """One degradation, drawn at random."""
         (chain,) = self._draw(rng, 1)
-        return degradations.pixels(image, chain, rng)
+        return chain
 
     def _draw(self, rng: np.random.Generator, count: int) -> list[Chain]:
         """Different degradations, drawn at random."""

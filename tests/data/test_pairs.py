@@ -185,6 +185,15 @@ def test_the_grid_phase_of_an_online_recipe(source, grid_phase):
         assert sum(starts_with_a_block) < 4  # of 32; one phase in 64 is aligned
 
 
+@pytest.mark.parametrize("recipe", [None, Recipe(("jpeg 10,90", "webp 50"))])
+def test_the_codec_is_told_by_its_number(source, recipe):
+    names = ("hevc", "webp", "jpeg")
+    batches = read(source, 8, recipe=recipe, codecs=names)
+    numbers = np.concatenate([batch["codec"] for batch in batches])
+    assert numbers.dtype == np.int32
+    assert set(numbers.tolist()) == ({2} if recipe is None else {1, 2})
+
+
 def test_an_online_recipe_at_scale_4(photographs):
     clean = np.ascontiguousarray(photographs["coffee"][:256, :256])
     record = Record(encode_lossless(clean), "", (0, 0), 4, ()).to_bytes()
@@ -259,6 +268,7 @@ def test_when_all_are_damaged_it_says_so(source, tmp_path):
         ({"patch": 65}, "64x64 pixels, smaller than config.data.patch=65"),
         ({"qualities": (40, 50)}, "no version of quality 40, 50"),
         ({"qualities": (40,), **ONLINE}, "an online recipe makes its own"),
+        ({"codecs": ("hevc", "vvc")}, r"by jpeg, the model knows \('hevc', 'vvc'\)"),
     ],
 )
 def test_bad_options_are_refused(source, changes, words):
