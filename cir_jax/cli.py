@@ -7,13 +7,14 @@ Modules are imported by the subcommand that needs them: JAX takes seconds to loa
 import argparse
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from cir_jax import codecs
 from cir_jax.errors import UserError
 
-DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+DONE, SOME_FAILED, WRONG_USE, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
 
 
 def main() -> None:
@@ -23,9 +24,15 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = WRONG_USE
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        status = WRONG_USE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        status = INTERNAL
     sys.exit(status)
 
 
@@ -91,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "--beam-options",
         default="",
         metavar="FLAGS",
-        help="Beam's own, as one text: '--runner=DataflowRunner --project=…'",
+        help="Beam's own, as one text: --beam-options='--runner=… --project=…'",
     )
 
     verify = commands.add_parser("verify", help="check every byte of training records")
@@ -102,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(job=_inspect)
     inspect.add_argument("folder", type=Path, metavar="DIR")
     inspect.add_argument(
-        "--sheet", type=Path, help="contact sheet; default: DIR.png beside DIR"
+        "--sheet", type=Path, help="contact sheet; default: DIR/contact_sheet.png"
     )
 
     evaluate = commands.add_parser("evaluate", help="measure weights against a codec")
@@ -166,7 +173,7 @@ def _encode(options: argparse.Namespace) -> int:
     left_out = encode.encode(
         sources.open_source(options.source),
         degradation,
-        options.out,
+        options.out.resolve(),
         online=name != (options.recipe or ""),
         crop=options.crop,
         stride=options.stride,
@@ -197,8 +204,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _inspect(options: argparse.Namespace) -> int:
     from data_pipelines.inspect import inspect
 
-    folder = options.folder.resolve()
-    sheet = options.sheet or folder.with_name(f"{folder.name}.png")
+    sheet = options.sheet or options.folder / "contact_sheet.png"
     print(inspect(options.folder, sheet))
     print(f"contact sheet: {sheet}")
     return DONE

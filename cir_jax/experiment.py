@@ -29,6 +29,9 @@ FIELDS: dict[str, Any] = {
     "loss": str,
     # of the exponential moving average that is evaluated and exported
     "ema_decay": float,
+    # which parameters are trained, as regular expressions found in their paths; ()
+    # for all
+    "trainable": tuple,
     # see optimizers.py
     "optimizer": {
         "learning_rate": float,

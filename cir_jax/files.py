@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +12,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`; renames it to `path` on a clean exit.
 
     On an exception the temporary file is removed and `path` stays as it was. A process
-    that is killed leaves a file `.NAME.PID.tmp` behind, never a part of `path`.
+    that is killed leaves a file `.NAME.UUID.tmp` behind, never a part of `path`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
         temporary.replace(path)

@@ -1,9 +1,17 @@
 """Optimizer and learning-rate schedule from a config."""
 
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 from ml_collections import ConfigDict
+
+from cir_jax.errors import UserError, unknown
 
 
 def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
@@ -32,7 +40,37 @@ def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
     )
 
 
-def optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+def trained(params: Mapping[str, Any], patterns: Sequence[str]) -> dict[str, Any]:
+    """Which parameters are trained: a tree of bools like the parameters.
+
+    Args:
+        params: a nested dict.
+        patterns: regular expressions; a parameter is trained if one is found in its
+            path, such as "groups/0/prompts". All are trained when there is none.
+
+    Raises:
+        UserError: a pattern is found in no path, or is no regular expression.
+    """
+    flat = traverse_util.flatten_dict(params)
+    paths = {keys: "/".join(map(str, keys)) for keys in flat}
+    for pattern in patterns:
+        try:
+            found = any(re.search(pattern, path) for path in paths.values())
+        except re.error as error:
+            raise UserError(f"config.trainable: {pattern!r}: {error}") from error
+        if not found:
+            raise unknown("pattern in config.trainable", pattern, paths.values())
+    return traverse_util.unflatten_dict(
+        {
+            keys: not patterns or any(re.search(p, path) for p in patterns)
+            for keys, path in paths.items()
+        }
+    )
+
+
+def optimizer(
+    config: ConfigDict, steps: int, trainable: Sequence[str] = ()
+) -> optax.GradientTransformation:
     """Adam or AdamW after clipping by global norm, by the schedule above.
 
     Args:
@@ -40,6 +78,8 @@ def optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
             off; `weight_decay` is decoupled (Loshchilov and Hutter, 2019), applies to
             parameters of two and more dimensions alone, and makes Adam AdamW.
         steps: the length of the training.
+        trainable: patterns of `trained`; other parameters stay as they are and have no
+            state here.
     """
     adam = optax.adamw(
         learning_rate(config, steps),
@@ -48,6 +88,8 @@ def optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
         weight_decay=config.weight_decay,
         mask=lambda params: jax.tree.map(lambda p: jnp.ndim(p) >= 2, params),
     )
-    if not config.clip_norm:
+    if config.clip_norm:
+        adam = optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+    if not trainable:
         return adam
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+    return optax.masked(adam, functools.partial(trained, patterns=trainable))

@@ -6,7 +6,7 @@ import functools
 import json
 import operator
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Int32, UInt8
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import (
@@ -31,6 +31,7 @@ from cir_jax import (
     experiment,
     files,
     image_io,
+    optimizers,
     parallel,
     photos,
     weights,
@@ -41,13 +42,12 @@ from cir_jax.errors import UserError
 from cir_jax.losses import LOSSES
 from cir_jax.metrics_log import MetricsLog
 from cir_jax.models import abstract_model, build_model
-from cir_jax.optimizers import optimizer
 from cir_jax.restore import Restorer
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 CONFIG = "config.json"
 
-Batch = Mapping[str, UInt8[Array, "b _ _ 3"]]
+Batch = Mapping[str, UInt8[Array, "b _ _ 3"] | Int32[Array, " b"]]
 
 
 @jax.tree_util.register_dataclass
@@ -76,16 +76,27 @@ def make_step(
     loss: Callable,
     transformation: optax.GradientTransformation,
     ema_decay: float,
+    trainable: Sequence[str] = (),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """The pure training step: a state and a batch to the next state and its metrics."""
+    """The pure training step: a state and a batch to the next state and its metrics.
+
+    A batch's "codec" goes to the model. Parameters that are not `trainable` (see
+    `optimizers.trained`) get no gradient, so that the compiler leaves out its making.
+    """
 
     def step(state: TrainState, batch: Batch):
         degraded, clean = (batch[n] / jnp.float32(255) for n in ("degraded", "clean"))
+        known = {"codec": batch["codec"]} if "codec" in batch else {}
 
         def loss_of(params):
-            return loss(nnx.merge(graphdef, params)(degraded), clean)
+            return loss(nnx.merge(graphdef, params)(degraded, **known), clean)
 
         value, gradients = jax.value_and_grad(loss_of)(state.params)
+        gradients = jax.tree.map(
+            lambda trained, gradient: gradient if trained else jnp.zeros_like(gradient),
+            optimizers.trained(gradients, trainable),
+            gradients,
+        )
         updates, opt_state = transformation.update(
             gradients, state.opt_state, state.params
         )
@@ -93,7 +104,10 @@ def make_step(
         # A young average follows quickly, or it would remember the initialisation.
         age = state.step.astype(jnp.float32)
         decay = jnp.minimum(ema_decay, (1 + age) / (10 + age))
-        ema = optax.incremental_update(params, state.ema, 1 - decay)
+        # In this form an average of what does not change is that, to the last bit.
+        ema = jax.tree.map(
+            lambda old, p: old + (1 - decay) * (p - old), state.ema, params
+        )
         metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
@@ -109,7 +123,13 @@ def jit_step(
     """The step as it runs: compiled for the mesh, the old state's memory reused."""
     on_all = parallel.replicated(mesh)
     return jax.jit(
-        make_step(graphdef, LOSSES[config.loss], transformation, config.ema_decay),
+        make_step(
+            graphdef,
+            LOSSES[config.loss],
+            transformation,
+            config.ema_decay,
+            config.trainable,
+        ),
         in_shardings=(on_all, parallel.batch_sharding(mesh, config.batch_size)),
         out_shardings=(on_all, on_all),
         donate_argnums=0,
@@ -209,7 +229,17 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
     graphdef, params = nnx.split(model, nnx.Param)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     restorer = Restorer(abstract_model(config.model, dtype=DTYPES[config.dtype]))
-    transformation = optimizer(config.optimizer, config.steps)
+    trained = optimizers.trained(nnx.to_pure_dict(params), config.trainable)
+    transformation = optimizers.optimizer(
+        config.optimizer, config.steps, config.trainable
+    )
+    moving = sum(
+        leaf.size
+        for leaf, moves in zip(
+            jax.tree.leaves(params), jax.tree.leaves(trained), strict=True
+        )
+        if moves
+    )
     state = initial_state(nnx.to_pure_dict(params), transformation, mesh)
     del model, params  # the state has its own, and donates them
     step_fn = jit_step(config, graphdef, transformation, mesh)
@@ -224,7 +254,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
     start = int(state.step)
     log = MetricsLog(workdir / "metrics.jsonl", start)
     console.print(
-        f"{config.model.name}: {size:,} parameters, {mesh.size} "
+        f"{config.model.name}: {size:,} parameters, {moving:,} of them trained, "
+        f"{mesh.size} "
         f"{jax.devices()[0].platform} device(s), {len(records)} records, "
         f"{start} of {config.steps} steps done"
     )
@@ -307,13 +338,20 @@ def _check_same_experiment(workdir: Path, config: ConfigDict) -> None:
     theirs = json.loads((workdir / CONFIG).read_text())
     ours = json.loads(config.to_json_best_effort())
     fields = ("model", "seed", "batch_size", "loss", "ema_decay", "init_from")
+    fields += ("trainable",)
     fields += ("data.records", "data.recipe", "data.patch", "data.grid_phase")
     fields += ("data.qualities",)
     for field in fields:
-        before, now = (
-            functools.reduce(operator.getitem, field.split("."), fields_of)
-            for fields_of in (theirs, ours)
-        )
+        try:
+            before, now = (
+                functools.reduce(operator.getitem, field.split("."), fields_of)
+                for fields_of in (theirs, ours)
+            )
+        except KeyError as error:
+            raise UserError(
+                f"workdir {workdir} was made by an older version, which had no "
+                f"config.{field}: give another --workdir"
+            ) from error
         if before != now:
             raise UserError(
                 f"workdir {workdir} holds a training with config.{field}={before}, not "

@@ -27,6 +27,7 @@ def get_config(stage: str = "offline") -> ConfigDict:
     config.batch_size = 32  # guess
     config.loss = "l1"  # guess
     config.ema_decay = 0.999  # guess
+    config.trainable = ()
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 2e-4 if offline else 1e-4  # guess, and all below

@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 16
     config.loss = "charbonnier"
     config.ema_decay = 0.999
+    config.trainable = ()
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 5e-4

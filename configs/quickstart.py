@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 4
     config.loss = "charbonnier"
     config.ema_decay = 0.99
+    config.trainable = ()
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 2e-3

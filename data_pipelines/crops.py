@@ -4,8 +4,10 @@ Both classes are what engines map over workers or machines: element i is a pure 
 of the arguments and i.
 """
 
+import bisect
 import dataclasses
 import functools
+import itertools
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,15 +38,26 @@ class Crops:
     scale: int
     step: int
 
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def place(self, index: int) -> tuple[SourceImage, int, int]:
+        """A crop's image, row and column; crops are in order image by image."""
+        number = bisect.bisect_right(self._ends, index)
+        image = self.images[number]
+        rows, columns = self._starts(image.height), self._starts(image.width)
+        first = self._ends[number] - len(rows) * len(columns)
+        row, column = divmod(index - first, len(columns))
+        return image, rows[row], columns[column]
+
     @functools.cached_property
-    def places(self) -> list[tuple[SourceImage, int, int]]:
-        """Every crop's image, row and column, image by image."""
-        return [
-            (image, y, x)
+    def _ends(self) -> list[int]:
+        """How many crops there are up to each image; places would fill memory."""
+        counts = (
+            len(self._starts(image.height)) * len(self._starts(image.width))
             for image in self.images
-            for y in self._starts(image.height)
-            for x in self._starts(image.width)
-        ]
+        )
+        return list(itertools.accumulate(counts))
 
     def _starts(self, size: int) -> list[int]:
         """Where crops start along a side; the last ends with the side, or nearly."""
@@ -59,6 +72,8 @@ class Records(Protocol):
     """The records of a data set, made when they are asked for."""
 
     crops: Crops
+    origin: str
+    """Where the images come from, for the manifest."""
 
     def describe(self) -> dict[str, Any]:
         """All that decides the records' bytes, for the manifest."""
@@ -81,6 +96,11 @@ class RecipeRecords:
     online: bool
     seed: int
 
+    @property
+    def origin(self) -> str:
+        """See `Records`."""
+        return str(self.source)
+
     def describe(self) -> dict[str, Any]:
         """See `Records`."""
         return {
@@ -92,7 +112,7 @@ class RecipeRecords:
 
     def record(self, index: int) -> Record:
         """See `Records`."""
-        image, y, x = self.crops.places[index]
+        image, y, x = self.crops.place(index)
         crop, scale = self.crops.crop, self.crops.scale
         large, small = _read_scaled(self.source, image, scale)
         clean = _cut(large, y, x, crop)
@@ -112,22 +132,24 @@ class PairRecords:
     crops: Crops
     pairs: Pairs
 
+    @property
+    def origin(self) -> str:
+        """See `Records`."""
+        folders = ", ".join(str(degraded.folder) for degraded in self.pairs.folders)
+        return f"{self.source}, degraded: {folders}"
+
     def describe(self) -> dict[str, Any]:
         """See `Records`."""
-        folders = [
-            {"codec": degraded.codec, "quality": degraded.quality,
-             "folder": str(degraded.folder)}
-            for degraded in self.pairs.folders
-        ]  # fmt: skip
+        kinds = [(degraded.codec, degraded.quality) for degraded in self.pairs.folders]
         partners = {
             key: [partner and partner.sha256 for partner in partners]
             for key, partners in self.pairs.partners.items()
         }
-        return {"pairs": folders, "partners": partners}
+        return {"pairs": kinds, "partners": partners}
 
     def record(self, index: int) -> Record:
         """See `Records`."""
-        image, y, x = self.crops.places[index]
+        image, y, x = self.crops.place(index)
         crop, scale = self.crops.crop, self.crops.scale
         clean = _cut(_read_scaled(self.source, image, 1)[0], y, x, crop)
         versions = tuple(

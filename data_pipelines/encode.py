@@ -1,9 +1,12 @@
 """The encode job: a source and a recipe in, a checked records folder out."""
 
 import collections
+import contextlib
 import dataclasses
+import fcntl
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from cir_jax.errors import UserError, unknown
 from data_pipelines import engines
 from data_pipelines.crops import Crops, PairRecords, RecipeRecords, Records
 from data_pipelines.paired_folders import DegradedFolder, find_partners
-from data_pipelines.sources import Source, check_images
+from data_pipelines.sources import Folder, Source, check_images
 from data_pipelines.writer import ShardWriter
 
 PLAN = "plan.json"
@@ -83,6 +86,11 @@ def encode(
         raise unknown("engine", engine, engines.ENGINES)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: give a folder")
+    if isinstance(source, Folder) and out.resolve().is_relative_to(source.root):
+        raise UserError(
+            f"--out {out} lies inside --source {source}, and would be read as images: "
+            "give a folder outside"
+        )
     if isinstance(degradation, Recipe):
         degradation.check()
 
@@ -94,7 +102,7 @@ def encode(
     left_out |= {
         key: f"is {image.width}x{image.height} pixels, smaller than the crop"
         for key, image in images.items()
-        if image not in large
+        if min(image.height, image.width) < crop
     }
     if not large:
         raise UserError(
@@ -117,24 +125,29 @@ def encode(
 
     plan = _plan(records)
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, plan)
-    for leftover in out.glob(LEFTOVER):
-        leftover.unlink()
-    writer = ShardWriter(records, out, plan["shard_count"])
-    if engine == "beam":
-        engines.beam(writer, beam_options)
-    else:
-        console = Console(stderr=True)
-        written = engines.local(writer, workers)
-        for _ in track(written, "writing shards", total=writer.shards, console=console):
-            pass
-    return left_out | _finish(writer, plan, source, left_out)
+    with _alone(out):
+        _claim(out, plan)
+        for leftover in out.glob(LEFTOVER):
+            leftover.unlink()
+        writer = ShardWriter(records, out, plan["shard_count"])
+        if engine == "beam":
+            engines.beam(writer, beam_options)
+        else:
+            written = engines.local(writer, workers)
+            for _ in track(
+                written,
+                "writing shards",
+                total=writer.shards,
+                console=Console(stderr=True),
+            ):
+                pass
+        return left_out | _finish(writer, plan, left_out)
 
 
 def _plan(records: Records) -> dict[str, Any]:
     """Everything that decides the records' bytes."""
     crops = records.crops
-    total = len(crops.places)
+    total = len(crops)
     shard = min(LARGEST_SHARD, max(SMALLEST_SHARD, total // FEWEST_SHARDS))
     return records.describe() | {
         "format": manifest.FORMAT,
@@ -146,6 +159,25 @@ def _plan(records: Records) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Holds a folder, so that no second run clears away what this one is writing.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UserError(
+            f"another `cir encode` is writing {out}: wait for it, or give another --out"
+        ) from error
+    finally:
+        os.close(folder)  # and with it the lock
+
+
 def _claim(out: Path, plan: dict[str, Any]) -> None:
     """Marks a folder as this plan's, or refuses one that is another's."""
     path = out / PLAN
@@ -155,7 +187,14 @@ def _claim(out: Path, plan: dict[str, Any]) -> None:
                 f"{out} is not empty: give an empty or a new folder as --out"
             )
         manifest.write_json(path, plan)
-    elif json.loads(path.read_text()) != json.loads(json.dumps(plan)):
+        return
+    try:
+        theirs = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: give another --out, or delete that folder first"
+        ) from error
+    if theirs != json.loads(json.dumps(plan)):
         raise UserError(
             f"{out} holds records of other images or settings (see its {PLAN}): "
             "give another --out, or delete that folder first"
@@ -163,13 +202,18 @@ def _claim(out: Path, plan: dict[str, Any]) -> None:
 
 
 def _finish(
-    writer: ShardWriter, plan: dict[str, Any], source: Source, left_out: dict[str, str]
+    writer: ShardWriter, plan: dict[str, Any], left_out: dict[str, str]
 ) -> dict[str, str]:
     """Gathers the shards' reports into the manifest; returns the failed crops."""
     reports = [writer.report(number) for number in range(writer.shards)]
     failed: dict[str, str] = {}
     versions: collections.Counter[str] = collections.Counter()
-    for report in reports:
+    for number, report in enumerate(reports):
+        if not report:
+            raise UserError(
+                f"{writer.path(number)} was not written: --out must be the same folder "
+                "for every worker"
+            )
         failed |= report.pop("failed")
         versions.update(report.pop("versions"))
     count = sum(report["records"] for report in reports)
@@ -177,7 +221,7 @@ def _finish(
         first = next(iter(failed.items()))
         raise UserError(f"no record could be made; the first: {': '.join(first)}")
     contents = {
-        "source": str(source),
+        "source": writer.records.origin,
         "records": count,
         "versions": versions,
         "shards": reports,

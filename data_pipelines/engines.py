@@ -1,6 +1,7 @@
 """Engines: who runs the shard writer over the shard numbers."""
 
 import shlex
+import sys
 from collections.abc import Iterator
 
 import grain
@@ -20,7 +21,14 @@ def local(writer: ShardWriter, workers: int) -> Iterator[int]:
         workers: how many grain worker processes; 0 writes in this process.
     """
     dataset = grain.MapDataset.range(writer.shards).map(writer)
-    yield from iterate(dataset, workers, ahead=0)
+    try:
+        yield from iterate(dataset, workers, ahead=0)
+    except RuntimeError as error:  # grain's, when a process of its own ends
+        raise UserError(
+            f"a writing process ended early ({str(error).splitlines()[0]}): run the "
+            "same command again, with fewer --workers if memory was short; the "
+            "finished shards are kept"
+        ) from error
 
 
 def beam(writer: ShardWriter, options: str) -> None:
@@ -41,15 +49,22 @@ def beam(writer: ShardWriter, options: str) -> None:
         raise UserError(
             "--engine beam needs Apache Beam: pip install 'cir_jax[beam]'"
         ) from error
-    pipeline = apache_beam.Pipeline(options=PipelineOptions(shlex.split(options)))
-    # Reshuffled, so that runners do not fuse all numbers into one worker's bundle.
-    _ = (
-        pipeline
-        | "shard numbers" >> apache_beam.Create(range(writer.shards))
-        | apache_beam.Reshuffle()
-        | "write shard" >> apache_beam.Map(writer)
-    )
     try:
+        flags = PipelineOptions(shlex.split(options))
+        known = flags.get_all_options()
+        given = flags.get_all_options(retain_unknown_options=True)
+        for name in sorted(given.keys() - known.keys()):
+            print(f"--beam-options: --{name} is no flag of Beam's own", file=sys.stderr)
+        pipeline = apache_beam.Pipeline(options=flags)
+        # Reshuffled, so that runners do not fuse all numbers into one worker's bundle.
+        _ = (
+            pipeline
+            | "shard numbers" >> apache_beam.Create(range(writer.shards))
+            | apache_beam.Reshuffle()
+            | "write shard" >> apache_beam.Map(writer)
+        )
         pipeline.run().wait_until_finish()
+    except SystemExit as error:  # argparse's, which has printed what is wrong
+        raise UserError(f"Beam does not take --beam-options={options!r}") from error
     except Exception as error:  # each runner has its own, with the worker's as text
         raise UserError(f"the Beam pipeline failed: {error}") from error

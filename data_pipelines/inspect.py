@@ -1,6 +1,7 @@
 """What a records folder holds: a table of its versions, and a sheet of pictures."""
 
 import collections
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,17 @@ SHOWN, COLUMNS = 3, 8
 """Crops on the contact sheet, and at most how many versions of a codec beside each."""
 SIDE = 128
 """Of the pictures on the sheet, at most, pixels."""
+
+
+@dataclasses.dataclass
+class Totals:
+    """Sums over the versions of a kind."""
+
+    versions: int = 0
+    error: float = 0.0
+    """Mean squared errors."""
+    bpp: float = 0.0
+    """Bits per pixel of the compressed images."""
 
 
 def inspect(folder: Path, sheet: Path) -> str:
@@ -39,8 +51,7 @@ def inspect(folder: Path, sheet: Path) -> str:
         folder, "cir encode --source … --out " + str(folder)
     )
     online = recipes.for_reader("", contents)
-    bits: dict[Kind, list[float]] = collections.defaultdict(list)
-    errors: dict[Kind, list[float]] = collections.defaultdict(list)
+    totals: dict[Kind, Totals] = collections.defaultdict(Totals)
     shown = set(np.linspace(0, len(source) - 1, SHOWN).astype(int).tolist())
     rows: list[list[tuple[str, np.ndarray]]] = []
     numbers = track(
@@ -55,20 +66,18 @@ def inspect(folder: Path, sheet: Path) -> str:
             of_record = online.versions(small, rng)
         versions = []
         for version in of_record:
-            kind, pixels = (
-                (version.codec, version.quality),
-                records.decode(version.image),
-            )
+            kind = (version.codec, version.quality)
+            pixels = records.decode(version.image)
             pair = (_inside(image, record.scale) for image in (small, pixels))
-            errors[kind].append(metrics.mse(*pair))
-            if version.bits:
-                bits[kind].append(version.bits / pixels[..., 0].size)
+            totals[kind].versions += 1
+            totals[kind].error += metrics.mse(*pair)
+            totals[kind].bpp += version.bits / pixels[..., 0].size
             versions.append((kind, pixels))
         if number in shown:
             rows += _sheet_rows(small, versions)
     zoom = max(1, SIDE // (contents["crop"] // contents["scale"]))
     image_io.write_png(sheet, pictures.sheet(rows, zoom))
-    return f"{len(source)} records of {contents['source']}\n{_table(errors, bits)}"
+    return f"{len(source)} records of {contents['source']}\n{_table(totals)}"
 
 
 def _inside(image: np.ndarray, scale: int) -> np.ndarray:
@@ -96,16 +105,17 @@ def _sheet_rows(
     ]
 
 
-def _table(errors: dict[Kind, list[float]], bits: dict[Kind, list[float]]) -> str:
-    """Rows by codec, from worst to best."""
+def _table(totals: dict[Kind, Totals]) -> str:
+    """Rows by codec, from worst to best; no rate where it is not known."""
     rows = [["codec", "quality", "versions", "bpp", "PSNR"]]
     psnr = {
-        kind: metrics.decibels(float(np.mean(values)))
-        for kind, values in errors.items()
+        kind: metrics.decibels(total.error / total.versions)
+        for kind, total in totals.items()
     }
     for kind in sorted(psnr, key=lambda kind: (kind[0], psnr[kind])):
-        rate = f"{np.mean(bits[kind]):.3f}" if bits[kind] else ""
-        codec, quality = kind
-        count = str(len(errors[kind]))
-        rows.append([codec, str(quality), count, rate, f"{psnr[kind]:.2f}"])
+        (codec, quality), total = kind, totals[kind]
+        rate = f"{total.bpp / total.versions:.3f}" if total.bpp else ""
+        rows.append(
+            [codec, str(quality), str(total.versions), rate, f"{psnr[kind]:.2f}"]
+        )
     return tables.markdown(rows)

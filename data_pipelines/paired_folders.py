@@ -57,9 +57,10 @@ def parse_pairs(arguments: Sequence[str]) -> list[DegradedFolder]:
                 "degraded images"
             )
         if label in LAYOUTS:
-            folders += _layout(label, root)
+            folders += _layout(label, root.resolve())
         else:
-            folders.append(DegradedFolder(codec, int(quality), Folder(root)))
+            degraded = Folder(root.resolve())
+            folders.append(DegradedFolder(codec, int(quality), degraded))
     labels = [(folder.codec, folder.quality) for folder in folders]
     for codec, quality in labels:
         if labels.count((codec, quality)) > 1:

@@ -48,7 +48,7 @@ class Folder:
             UserError: the folder is missing, or holds no image.
         """
         paths = image_io.find_images(self.root)
-        return sorted(path.relative_to(self.root).as_posix() for path in paths)
+        return [path.relative_to(self.root).as_posix() for path in paths]
 
     def read(self, key: str) -> bytes:
         """The file's bytes."""
@@ -67,7 +67,7 @@ def open_source(text: str) -> Source:
     """
     if text.startswith(tfds_source.MARK):
         return tfds_source.parse(text)
-    return Folder(photos.resolve(text))
+    return Folder(photos.resolve(text).resolve())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,12 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from cir_jax.errors import UserError
 from cir_jax.losses import charbonnier, l1
-from cir_jax.optimizers import learning_rate, optimizer
+from cir_jax.optimizers import learning_rate, optimizer, trained
 
 
 def config(**changes) -> ConfigDict:
@@ -72,6 +74,41 @@ def test_weight_decay_spares_vectors():
     decayed = updates(gradients, params, weight_decay=0.1)
     np.testing.assert_allclose(decayed["kernel"], -1e-2 * 0.1, rtol=1e-5)
     np.testing.assert_array_equal(decayed["bias"], 0)
+
+
+TREE = {"groups": {0: {"prompts": jnp.ones(3)}}, "head": {"kernel": jnp.ones((2, 2))}}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        ((), (True, True)),
+        (("prompts",), (True, False)),
+        (("^head/", r"groups/\d+/prompts$"), (True, True)),
+    ],
+)
+def test_what_is_trained_is_said_by_paths(patterns, expected):
+    prompts, kernel = expected
+    tree = trained(TREE, patterns)
+    assert tree == {"groups": {0: {"prompts": prompts}}, "head": {"kernel": kernel}}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [("promts", "did you mean 'groups/0/prompts'"), ("(", r"'\(': missing \)")],
+)
+def test_a_pattern_that_trains_nothing_is_refused(pattern, words):
+    with pytest.raises(UserError, match=words):
+        trained(TREE, (pattern,))
+
+
+def test_the_optimizer_keeps_no_state_of_what_is_not_trained():
+    transformation = optimizer(config(weight_decay=0.1), 10, ("prompts",))
+    sizes = [leaf.size for leaf in jax.tree.leaves(transformation.init(TREE))]
+    assert max(sizes) == 3
+    zero = jax.tree.map(jnp.zeros_like, TREE)
+    found, _ = transformation.update(zero, transformation.init(TREE), TREE)
+    np.testing.assert_array_equal(found["head"]["kernel"], 0)
 
 
 def test_losses_on_numbers_done_by_hand():

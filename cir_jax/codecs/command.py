@@ -27,6 +27,7 @@ from PIL import Image
 from cir_jax import codecs, image_io
 from cir_jax.codecs import _video
 from cir_jax.errors import UserError, unknown
+from cir_jax.files import sha256
 
 FORMATS = ("png", "yuv420p", "yuv444p")
 SIZE = struct.Struct("<HHBB")
@@ -50,7 +51,8 @@ class Codec:
             )
         settings = _settings(Path(path))
         self.name: str = settings["name"]
-        self.version: str = settings["version"]
+        # The commands make the pixels: records by others must not be taken for these.
+        self.version = f"{settings['version']} (sha256 {sha256(Path(path))[:12]})"
         self.format: str = settings["format"]
         names = settings["qualities"]
         numbered = all(isinstance(name, int) for name in names)
@@ -142,11 +144,17 @@ class Codec:
             words = [
                 word.format(**values) for word in shlex.split(self._commands[kind])
             ]
-            done = subprocess.run(words, capture_output=True, text=True)
-        except KeyError as error:
+            done = subprocess.run(
+                words,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+            )
+        except (KeyError, IndexError, ValueError) as error:
             raise UserError(
-                f"{self.name}: {kind} has the placeholder {{{error.args[0]}}}: known "
-                f"are {', '.join(values)}"
+                f"{self.name}: the command {kind} cannot be filled in ({error}): known "
+                f"placeholders are {', '.join(f'{{{name}}}' for name in values)}"
             ) from error
         except OSError as error:
             raise UserError(

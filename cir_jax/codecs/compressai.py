@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 
 from cir_jax import codecs
 from cir_jax.errors import UserError, unknown
+from cir_jax.files import sha256
 
 STRIDE = 64
 """Every network halves the image at most six times."""
@@ -59,6 +60,10 @@ class Codec:
         """The libraries that encode, with their versions and the network in force."""
         library = f"CompressAI {metadata.version('compressai')}"
         weights = f"weights {Path(self.weights).name if self.weights else 'zoo'}"
+        # Records by other weights of the same name must not be taken for these.
+        paths = {self._path(quality) for quality in self.qualities if self.weights}
+        sums = [sha256(path)[:12] for path in sorted(paths) if path.is_file()]
+        weights += f" (sha256 {' '.join(sums)})" * bool(sums)
         network = f"{self.architecture}, {self.metric}, {weights}"
         return f"{library}, {network}, torch {metadata.version('torch')}"
 
@@ -159,10 +164,14 @@ class Codec:
                 f"file, as compressai:{self.architecture}:{self.metric}:FILE"
             ) from error
 
+    def _path(self, quality: int) -> Path:
+        """The user's file for a quality."""
+        return Path(self.weights.replace("{quality}", str(quality)))
+
     def _from_file(self, quality: int) -> Any:
         """The network with a state dict from the user's file."""
         zoo = _zoo()
-        path = self.weights.replace("{quality}", str(quality))
+        path = self._path(quality)
         state = zoo.load_state_dict(_read_state(path))  # renames keys of old files
         sizes = zoo.image.cfgs[self.architecture][quality]
         network = zoo.image.model_architectures[self.architecture](*sizes)
@@ -198,13 +207,13 @@ def _zoo() -> ModuleType:
     return zoo
 
 
-def _read_state(path: str) -> dict[str, Any]:
+def _read_state(path: Path) -> dict[str, Any]:
     """Reads a state dict, alone or under a checkpoint's "state_dict".
 
     Raises:
         UserError: the file is missing, or holds no state dict.
     """
-    if not Path(path).is_file():
+    if not path.is_file():
         raise UserError(
             f"weights file {path} does not exist: mind the place of {{quality}} in its "
             "name, or leave it out to take the zoo's"
@@ -213,7 +222,7 @@ def _read_state(path: str) -> dict[str, Any]:
     import torch
 
     try:
-        if path.endswith(".safetensors"):
+        if path.suffix == ".safetensors":
             state = safetensors.torch.load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,5 +1,6 @@
 """VVC intra coding by VVenC: what stands here for VTM, never called VTM."""
 
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -17,6 +18,9 @@ class Codec(_video.IntraCodec):
     `intraqpoffset=0` and `-qpa 0` make QP the QP of every block, as in the reference
     encoder. `faster` is for training sets; `medium` and `slower`, 10 and 100 times as
     long, for test sets: "vvc:medium".
+
+    FFmpeg gives VVenC a byte a pixel for the stream: noise at low QPs does not fit and
+    is refused.
     """
 
     qualities: ClassVar[range] = range(63, -1, -1)
@@ -64,10 +68,11 @@ class Codec(_video.IntraCodec):
                 text=True,
             )
             if done.returncode:
-                lines = done.stderr.strip().splitlines() or ["it gave no reason"]
+                # Without the addresses, which differ each time.
+                reason = re.sub(r" @ 0x[0-9a-f]+", "", done.stderr.partition("\n")[0])
                 raise UserError(
                     f"{self.name}: ffmpeg exited with {done.returncode} on {size} "
-                    f"pixels: {lines[-1]}"
+                    f"pixels at QP {quality}: {reason or 'it gave no reason'}"
                 )
             return stream.read_bytes()
 

@@ -13,6 +13,7 @@ to a JPEG that is cropped and saved again.
 import contextlib
 import functools
 import itertools
+import math
 import shlex
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -29,6 +30,7 @@ BLOCK = 8
 NOISE = "noise"
 SHIFTED = "shifted"
 TRIAL = np.full((64, 64, 3), 128, np.uint8)
+MOST_CHAINS = 100_000
 
 
 class Step(NamedTuple):
@@ -47,25 +49,51 @@ Chain = tuple[Step, ...]
 """The operations of one degradation, in order."""
 
 
+def split(text: str) -> list[list[str]]:
+    """The words of each step of a degradation's text.
+
+    Raises:
+        UserError: a quotation is not closed.
+    """
+    steps: list[list[str]] = [[]]
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"cannot read the degradation {text!r}: {error}") from error
+    for word in words:
+        if word == "+":
+            steps.append([])
+        else:
+            steps[-1].append(word)
+    return steps
+
+
 def parse(text: str) -> tuple[Chain, ...]:
     """The chains of a degradation's text: the product of its steps' qualities.
 
     Raises:
         UserError: the text cannot be read; says which part of it.
     """
-    return tuple(itertools.product(*map(_parse_step, text.split(" + "))))
+    steps = [_parse_step(words) for words in split(text)]
+    count = math.prod(map(len, steps))
+    if count > MOST_CHAINS:
+        raise UserError(
+            f"the degradation {text!r} is {count:,} combinations of qualities, more "
+            f"than {MOST_CHAINS:,}: give fewer qualities"
+        )
+    return tuple(itertools.product(*steps))
 
 
-def _parse_step(text: str) -> list[Step]:
+def _parse_step(words: list[str]) -> list[Step]:
     """The steps that a part of a degradation stands for, one for each quality."""
-    match shlex.split(text):
+    match words:
         case [codec, qualities]:
             shifted = False
         case [codec, qualities, word] if word == SHIFTED and codec != NOISE:
             shifted = True
         case _:
             raise UserError(
-                f"cannot read the degradation step {text.strip()!r}: give CODEC "
+                f"cannot read the degradation step {shlex.join(words)!r}: give CODEC "
                 f"QUALITIES, such as 'jpeg 10,20', 'jpeg 5:95:5 {SHIFTED}' or "
                 f"'{NOISE} 25'"
             )
@@ -85,16 +113,16 @@ def codec(name: str) -> codecs.CodecProtocol:
 
 @functools.cache
 def check(step: Step) -> None:
-    """Tries a step on a small image.
+    """Tries a step on a small image, both ways.
 
     Raises:
         UserError: its codec is unknown, fails, or does not have the quality.
     """
     if step.codec != NOISE:
         codecs.check_quality(codec(step.codec), step.quality)
-        codec(step.codec).encode(TRIAL, step.quality)
     elif step.quality < 0:
         raise UserError(f"{step}: give a deviation of 0 or more")
+    _Applied(step, np.random.default_rng(0)).pixels(TRIAL)
 
 
 def label(chain: Chain) -> str:
@@ -152,44 +180,45 @@ class _Applied:
 
     def pixels(self, image: np.ndarray) -> np.ndarray:
         """The degraded image."""
-        if self._step.codec != NOISE:
-            return self.decode(self.encode(image))
-        noise = self._rng.normal(scale=self._step.quality, size=image.shape)
-        return np.clip(np.round(image + noise), 0, 255).astype(np.uint8)
+        if self._step.codec == NOISE:
+            noise = self._rng.normal(scale=self._step.quality, size=image.shape)
+            return np.clip(np.round(image + noise), 0, 255).astype(np.uint8)
+        return self._decode(self._encode(image), image.shape)
 
-    def encode(self, image: np.ndarray) -> bytes:
+    def stored(self, image: np.ndarray) -> tuple[int, bytes]:
+        """The bits of the bitstream, and what a record keeps of the result."""
+        if self._step.codec == NOISE:
+            return 0, encode_lossless(self.pixels(image))
+        bitstream = self._encode(image)
+        if codec(self._step.codec).pillow_decodes and self.shift == (0, 0):
+            return 8 * len(bitstream), bitstream
+        pixels = self._decode(bitstream, image.shape)
+        return 8 * len(bitstream), encode_lossless(pixels)
+
+    def _encode(self, image: np.ndarray) -> bytes:
         """The bitstream: of the image with mirrored rows and columns in front."""
         y, x = self.shift
         if self.shift != (0, 0):  # np.pad takes a third of a JPEG's time
             image = np.pad(image, ((y, 0), (x, 0), (0, 0)), mode="symmetric")
-        with self._named_failure(image):
+        with self._named_failure(image.shape):
             return codec(self._step.codec).encode(image, self._step.quality)
 
-    def decode(self, bitstream: bytes) -> np.ndarray:
+    def _decode(self, bitstream: bytes, shape: tuple[int, ...]) -> np.ndarray:
         """The image without the rows and columns in front."""
         y, x = self.shift
-        with self._named_failure(bitstream):
-            image = codec(self._step.codec).decode(bitstream)
-        return np.ascontiguousarray(image[y:, x:])
+        with self._named_failure(shape):
+            image = codec(self._step.codec).decode(bitstream)[y:, x:]
+            if image.shape != shape:
+                raise ValueError("its decoder gives {1}x{0}".format(*image.shape))
+        return np.ascontiguousarray(image)
 
     @contextlib.contextmanager
-    def _named_failure(self, given: np.ndarray | bytes) -> Iterator[None]:
+    def _named_failure(self, shape: tuple[int, ...]) -> Iterator[None]:
         """Says which codec failed, whatever its library raises."""
         try:
             yield
         except UserError:
             raise
         except Exception as error:
-            what = f"{len(given)} bytes"
-            if isinstance(given, np.ndarray):
-                what = "{1}x{0} pixels".format(*given.shape)
-            raise UserError(f"codec {self} failed on {what}: {error}") from error
-
-    def stored(self, image: np.ndarray) -> tuple[int, bytes]:
-        """The bits of the bitstream, and what a record keeps of the result."""
-        if self._step.codec == NOISE:
-            return 0, encode_lossless(self.pixels(image))
-        bitstream = self.encode(image)
-        if codec(self._step.codec).pillow_decodes and self.shift == (0, 0):
-            return 8 * len(bitstream), bitstream
-        return 8 * len(bitstream), encode_lossless(self.decode(bitstream))
+            pixels = "{1}x{0} pixels".format(*shape)
+            raise UserError(f"codec {self} failed on {pixels}: {error}") from error

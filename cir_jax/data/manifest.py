@@ -38,6 +38,8 @@ def read_manifest(folder: Path, how_to_make: str) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
         found = manifest["format"]
+        if found == FORMAT and not {"records", "shards"} <= manifest.keys():
+            raise KeyError
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged: make the records again with\n  {how_to_make}"

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 from grain.sources import RandomAccessDataSource
-from jaxtyping import UInt8
 
 from cir_jax.data import damage, degradations, recipes, records
 from cir_jax.data.degradations import BLOCK
@@ -65,19 +64,20 @@ class PatchPair:
         y = step * int(rng.integers((height - self.patch) // step + 1))
         x = step * int(rng.integers((width - self.patch) // step + 1))
         if version:
-            codec = version.codec
-            degraded = records.decode(version.image)
-            degraded = degraded[y : y + self.patch, x : x + self.patch]
+            codec, degraded = version.codec, records.decode(version.image)
         else:
+            # The whole crop, as in records: a patch alone would have no surroundings,
+            # and a grid of its own.
             chain = self.recipe.draw(rng)
-            codec = degradations.label(chain)
             small = downscale(clean, record.scale)
-            degraded = self._degraded(small, y, x, chain, rng)
+            codec = degradations.label(chain)
+            degraded = degradations.pixels(small, chain, rng)
         turn = rng.integers(8)
+        patch = degraded[y : y + self.patch, x : x + self.patch]
         rows = slice(record.scale * y, record.scale * (y + self.patch))
         columns = slice(record.scale * x, record.scale * (x + self.patch))
         pair = {
-            "degraded": _turned(degraded, turn),
+            "degraded": _turned(patch, turn),
             "clean": _turned(clean[rows, columns], turn),
         }
         return pair | ({"codec": self._number(codec)} if self.codecs else {})
@@ -107,37 +107,6 @@ class PatchPair:
                 "set config.data.qualities to qualities that were encoded"
             )
         return versions[rng.integers(len(versions))]
-
-    def _degraded(
-        self,
-        small: UInt8[np.ndarray, "h w 3"],
-        y: int,
-        x: int,
-        chain: degradations.Chain,
-        rng: np.random.Generator,
-    ) -> UInt8[np.ndarray, "p p 3"]:
-        """The patch at (y, x), degraded with a grid of the wanted phase.
-
-        Only the blocks that the patch touches go through the codec: what is farther
-        away does not change a block codec's result, and costs.
-        """
-        top, left = 0, 0
-        if self.grid_phase == "random":
-            top, left = map(int, rng.integers(BLOCK, size=2))
-        region = small[
-            _blocks(y - top, y + self.patch), _blocks(x - left, x + self.patch)
-        ]
-        # Before the image's first row and column there is only its mirror image.
-        missing = ((max(0, top - y), 0), (max(0, left - x), 0), (0, 0))
-        region = np.pad(region, missing, mode="symmetric")
-        degraded = degradations.pixels(region, chain, rng)
-        return degraded[top : top + self.patch, left : left + self.patch]
-
-
-def _blocks(start: int, stop: int) -> slice:
-    """The whole blocks of a grid from `start` on that reach to `stop`."""
-    count = -(-(stop - start) // BLOCK)
-    return slice(max(0, start), start + count * BLOCK)
 
 
 def _turned(image: np.ndarray, turn: np.integer | int) -> np.ndarray:

@@ -7,6 +7,7 @@ for each batch. It is a list of degradations as text, see degradations.py.
 import dataclasses
 import functools
 import itertools
+import math
 import shlex
 import tomllib
 from collections.abc import Mapping
@@ -49,13 +50,15 @@ class Recipe:
                 f"the recipe has {len(self.degradations)} degradations and "
                 f"{len(self.weights)} weights: give one each"
             )
-        if any(weight <= 0 for weight in self.weights):
-            raise UserError(f"the recipe's weights {self.weights} must be above 0")
-        count = len(self.chains)  # which reads the texts, so wrong ones show here
-        if self.draws is not None and not 1 <= self.draws <= count:
+        if not all(0 < weight < math.inf for weight in self.weights):
             raise UserError(
-                f"the recipe draws {self.draws} of its {count} degradations: give 1 to "
-                "all of them"
+                f"the recipe's weights {self.weights} must be above 0 and finite"
+            )
+        count = len(self.chains)  # which reads the texts, so wrong ones show here
+        if self.draws is not None and self.draws not in range(1, count + 1):
+            raise UserError(
+                f"the recipe draws {self.draws} of its {count} degradations: give a "
+                "whole number from 1 to all of them"
             )
 
     @functools.cached_property
@@ -101,10 +104,9 @@ class Recipe:
                 raise unknown("codec of the recipe", name, self.codecs)
 
         def replaced(text: str) -> str:
-            steps = map(shlex.split, text.split(" + "))
             return " + ".join(
                 shlex.join([replacements.get(name, name), *rest])
-                for name, *rest in steps
+                for name, *rest in degradations.split(text)
             )
 
         return dataclasses.replace(

@@ -22,6 +22,8 @@ from cir_jax.files import written_whole
 
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
+FRAME = HEADER.size + FOOTER.size
+"""Bytes of a frame beside its payload."""
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -72,7 +74,7 @@ def scan(shard: Path) -> np.ndarray:
         while offset < end:
             file.seek(offset)
             header = file.read(HEADER.size)
-            size = HEADER.size + FOOTER.size
+            size = FRAME
             if len(header) == HEADER.size:
                 size += HEADER.unpack(header)[0]
             if offset + size > end:
@@ -98,11 +100,14 @@ def read_index(shard: Path) -> np.ndarray:
         return scan(shard)
     try:
         rows = np.array(sidecar.read_text().split(), np.int64).reshape(-1, 2)
-    except ValueError as error:
+        ends = np.cumsum(rows[:, 1])
+        if (rows[:, 0] != ends - rows[:, 1]).any() or (rows[:, 1] < FRAME).any():
+            raise ValueError("the frames do not follow each other")
+    except (ValueError, OverflowError) as error:
         raise UserError(
             f"{sidecar} is damaged: delete it, and the shard is scanned instead"
         ) from error
-    if len(rows) and rows[-1].sum() > shard.stat().st_size:
+    if len(rows) and ends[-1] > shard.stat().st_size:
         raise _truncated(shard, int(rows[-1, 0]))
     return rows
 
@@ -125,7 +130,7 @@ def read_frame(shard: Path, offset: int, size: int) -> bytes:
     with shard.open("rb") as file:
         file.seek(offset)
         frame = file.read(size)
-    if len(frame) < size or size < HEADER.size + FOOTER.size:
+    if len(frame) < size or size < FRAME:
         raise _truncated(shard, offset)
     length, length_crc = HEADER.unpack_from(frame)
     payload = frame[HEADER.size : -FOOTER.size]

@@ -1,5 +1,7 @@
 """Running a grain data set: in this process, or in worker processes."""
 
+import signal
+
 import grain
 from absl import flags
 
@@ -21,4 +23,10 @@ def iterate(dataset: grain.MapDataset, workers: int, ahead: int) -> grain.IterDa
     # Grain reads absl flags in its workers' start-up, also where no absl app ran.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-    return iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    options = grain.MultiprocessingOptions(num_workers=workers)
+    return iterable.mp_prefetch(options, worker_init_fn=_end_quietly)
+
+
+def _end_quietly(worker: int, workers: int) -> None:
+    """On Ctrl-C, which reaches every process, a worker just ends: no traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -89,7 +89,9 @@ def test_a_wrong_description_is_refused(described, old, new, words):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("{bitstream}", "{stream}", "placeholder {stream}: known are .*bitstream"),
+        ("{bitstream}", "{stream}", r"filled in \('stream'\): known .*\{bitstream\}"),
+        ("{quality}", "{}", r"filled in \(Replacement index 0 .*\): known"),
+        ("{quality}", "'", r"filled in \(No closing quotation\): known"),
         (FFMPEG, "TAppEncoder", "TAppEncoder cannot be run .*: install it"),
         ("libx265", "libx266", "exited with [1-9].*: "),
         ("-f hevc {bitstream}", "-f null -", "wrote no result"),

@@ -1,11 +1,14 @@
+import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,8 +130,13 @@ def test_records_of_other_settings_are_left_alone(source, tmp_path):
     whole = shard_bytes(out)
     with pytest.raises(UserError, match="holds records of other images or settings"):
         encode(Folder(source), RECIPE, out, crop=64)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
     with pytest.raises(UserError, match="is not empty"):
-        encode(Folder(source), RECIPE, source, crop=64)
+        encode(Folder(source), RECIPE, tmp_path / "other", crop=64)
+    for inside in (source, source / "below" / "records"):
+        with pytest.raises(UserError, match="lies inside --source"):
+            encode(Folder(source), RECIPE, inside, crop=64)
     assert shard_bytes(out) == whole
 
 
@@ -161,7 +169,10 @@ def test_bad_images_are_named_and_the_rest_is_done(source, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--source", "nowhere", "--quality", "10"], "folder nowhere does not exist"),
+        (
+            ["--source", "nowhere", "--quality", "10"],
+            "nowhere does not exist: give a folder",
+        ),
         (["--source", "photos:test", "--quality", "10"], "known are train, validation"),
         (["--recipe", "jpeg8"], "did you mean 'jpeg7'"),
         (["--codec", "jpegs", "--quality", "10"], "did you mean 'jpeg'"),
@@ -197,8 +208,9 @@ def test_a_run_killed_at_its_start_can_begin_again(source, tmp_path):
 
 
 def test_an_empty_source_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no image: expected files that end in"):
-        encode(Folder(tmp_path), RECIPE, tmp_path / "out")
+        encode(Folder(tmp_path / "empty"), RECIPE, tmp_path / "out")
 
 
 def test_a_damaged_manifest_is_named(source, tmp_path):
@@ -279,6 +291,82 @@ def test_a_finished_shard_that_was_damaged_is_written_again(source, tmp_path):
     shard.write_bytes(b"x" + shard.read_bytes()[1:])
     encode(Folder(source), RECIPE, out, crop=128)
     assert shard_bytes(out) == whole
+
+
+def test_a_second_run_at_the_same_time_is_refused(source, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    with job._alone(out):
+        script = "import sys; from cir_jax import cli; cli.main()"
+        command = [sys.executable, "-c", script, "encode", "--source", source]
+        command += ["--quality", "10", "--crop", "128", "--out", out]
+        command = list(map(str, command))
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == cli.WRONG_USE
+    assert "error: another `cir encode` is writing" in done.stderr
+    assert not list(out.iterdir())
+    assert subprocess.run(command, capture_output=True).returncode == cli.DONE
+
+
+def test_an_output_that_cannot_be_made_is_one_sentence(source):
+    script = "import sys; from cir_jax import cli; cli.main()"
+    command = [sys.executable, "-c", script, "encode", "--source", str(source)]
+    command += ["--quality", "10", "--crop", "128", "--out", "/dev/null/records"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == cli.WRONG_USE
+    assert done.stderr.splitlines()[-1] == "error: /dev/null/records: Not a directory"
+
+
+def test_a_damaged_plan_is_named(source, tmp_path):
+    encode(Folder(source), RECIPE, tmp_path / "out", crop=128)
+    (tmp_path / "out" / job.PLAN).write_text("{")
+    with pytest.raises(UserError, match=r"plan\.json is damaged"):
+        encode(Folder(source), RECIPE, tmp_path / "out", crop=128)
+
+
+def writer_of(folder):
+    """A process that has a file of the folder open for writing."""
+    while True:
+        for link in Path("/proc").glob("[0-9]*/fd/*"):
+            with contextlib.suppress(OSError):
+                target = os.readlink(link)
+                if target.startswith(str(folder)) and target.endswith(".tmp"):
+                    return int(link.parts[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_with_workers_that_is_stopped_is_one_sentence(source, tmp_path, stop):
+    """Ctrl-C reaches every process of the group; the kernel kills one worker."""
+    out = tmp_path / "out"
+    script = tmp_path / "script.py"
+    script.write_text(
+        "if __name__ == '__main__':\n    from cir_jax import cli; cli.main()\n"
+    )
+    command = [sys.executable, script, "encode", "--source", source, "--codec", "vvc"]
+    command += ["--quality", "22:47:5", "--crop", "128", "--stride", "32"]
+    command += ["--workers", "2", "--out", out]
+    process = subprocess.Popen(
+        list(map(str, command)),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not list(out.glob("*.tmp")):
+        time.sleep(0.05)
+    if stop == signal.SIGINT:
+        os.killpg(process.pid, stop)
+    else:
+        os.kill(writer_of(out), stop)
+    _, printed = process.communicate()
+    lines = [line for line in printed.splitlines() if "━" not in line and line.strip()]
+    if stop == signal.SIGINT:
+        assert process.returncode == cli.INTERRUPTED
+        assert lines[-1] == "interrupted"
+    else:
+        assert process.returncode == cli.WRONG_USE
+        assert "error: a writing process ended early" in lines[-1]
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])

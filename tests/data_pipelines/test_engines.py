@@ -5,6 +5,7 @@ import pytest
 from cir_jax import cli, image_io
 from cir_jax.data import manifest
 from cir_jax.data.records import Record
+from cir_jax.errors import UserError
 from data_pipelines import encode
 from data_pipelines.verify import verify
 
@@ -58,15 +59,35 @@ def test_workers_make_the_same_bytes_of_video_codecs(traditional, tmp_path, work
 
 
 @pytest.mark.parametrize(
-    "options", ["", "--direct_num_workers=2 --direct_running_mode=multi_processing"]
+    "options",
+    [
+        "--runner=DirectRunner",
+        "--direct_num_workers=2 --direct_running_mode=multi_processing",
+    ],
 )
 def test_beam_makes_the_same_bytes(traditional, tmp_path, options):
     pytest.importorskip("apache_beam")
     command, out = traditional
     again = tmp_path / "again"
-    command = [*command, "--engine", "beam", "--beam-options", options]
+    command = [*command, "--engine", "beam", f"--beam-options={options}"]
     assert cli.run([*command, "--out", str(again)]) == cli.DONE
     assert files(again) == files(out)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--runner=Nope", "the Beam pipeline failed: "),
+        ("--direct_num_workers=abc", "Beam does not take --beam-options="),
+        ("'", "the Beam pipeline failed: No closing quotation"),
+    ],
+)
+def test_wrong_beam_options_are_one_sentence(tmp_path, options, words):
+    pytest.importorskip("apache_beam")
+    command = ["encode", "--quality", "10", "--engine", "beam"]
+    command += [f"--beam-options={options}", "--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match=words):
+        cli.run(command)
 
 
 def test_a_learned_codec_goes_through_the_same_command(tmp_path):
@@ -87,4 +108,9 @@ def test_a_learned_codec_goes_through_the_same_command(tmp_path):
     (version,) = Record.from_bytes(records[0]).versions
     assert (version.codec, version.quality) == ("bmshj2018-hyperprior-mse", 2)
     assert version.bits > 0
-    assert "weights-{quality}.pth" in contents["codecs"]["bmshj2018-hyperprior-mse"]
+    version = contents["codecs"]["bmshj2018-hyperprior-mse"]
+    assert "weights-{quality}.pth (sha256 " in version
+
+    torch.save(bmshj2018_hyperprior(2, "mse").state_dict(), tmp_path / "weights-2.pth")
+    with pytest.raises(UserError, match="holds records of other images or settings"):
+        cli.run(command)

@@ -130,7 +130,7 @@ def test_ucsr_as_downloaded_becomes_records(clean, ucsr, tmp_path, capsys):
             if line.replace("|", " ").split()[:2] == [codec, str(quality)]
         ]
         assert "36" in row
-    assert out.with_name("out.png").is_file()
+    assert (out / "contact_sheet.png").is_file()
 
 
 def test_a_layout_that_is_only_partly_there_gives_what_is(clean, tmp_path):

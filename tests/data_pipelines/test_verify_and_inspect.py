@@ -169,7 +169,7 @@ def test_inspect_prints_a_table_and_draws_a_sheet(folder, capsys):
         assert rows[worse][0] == rows[better][0] == 8
         assert rows[worse][1] < rows[better][1]
         assert rows[worse][2] + 5 < rows[better][2]
-    with Image.open(folder.parent / "records.png") as sheet:
+    with Image.open(folder / "contact_sheet.png") as sheet:
         pixels = np.asarray(sheet)
     assert pixels.std() > 30
 
