@@ -136,7 +136,8 @@ def test_follows_the_protocol(codec):
     assert codec.name == f"{SMALL}-mse"
     assert codec.qualities == tuple(range(1, 9))
     assert not codec.pillow_decodes
-    words = ("CompressAI 1.", SMALL, "mse", "weights w-{quality}.pth (sha256 ", "torch ")
+    weights = "weights w-{quality}.pth (sha256 "
+    words = ("CompressAI 1.", SMALL, "mse", weights, "torch ")
     assert all(word in codec.version for word in words)
     default = get_codec("compressai")
     assert default.name == "cheng2020-attn-mse"
