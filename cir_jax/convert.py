@@ -16,7 +16,7 @@ from flax import nnx
 from flax.typing import Dtype
 
 from cir_jax.errors import UserError
-from cir_jax.models import abstract_model, layers, promptcir
+from cir_jax.models import abstract_model, layers, promptcir, ucip
 from cir_jax.ops.window_attention import relative_position_index
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -39,6 +39,10 @@ _RENAMED: dict[type, dict[str, str]] = {
         "gate_in": "cab.3.attention.1",
         "gate_out": "cab.3.attention.3",
     },
+    ucip.UCIP: {"patch_embed": "patch_embed.proj", "head": ""},
+    ucip.PTMB: {"blocks": ""},
+    ucip.SPADE: {"mlp_shared": "mlp_shared.0"},
+    ucip.Reconstruction: {"conv_before_up": "conv_before_up.0"},
 }
 
 
@@ -52,11 +56,14 @@ def _same(x: np.ndarray) -> np.ndarray:
     return x
 
 
+_POINTWISE = _Layout(
+    "weight", lambda x: x.T[:, :, None, None], lambda x: x[:, :, 0, 0].T
+)
+
 _LAYOUTS: dict[tuple[type, str], _Layout] = {
     (layers.Linear, "kernel"): _Layout("weight", np.transpose, np.transpose),
-    (layers.PointwiseConv, "kernel"): _Layout(
-        "weight", lambda x: x.T[:, :, None, None], lambda x: x[:, :, 0, 0].T
-    ),
+    (layers.PointwiseConv, "kernel"): _POINTWISE,
+    (ucip.AxialMixing, "kernel"): _POINTWISE,
     (nnx.Conv, "kernel"): _Layout(
         "weight", lambda x: x.transpose(3, 2, 0, 1), lambda x: x.transpose(2, 3, 1, 0)
     ),
@@ -68,6 +75,9 @@ _LAYOUTS: dict[tuple[type, str], _Layout] = {
     (layers.LayerNorm, "scale"): _Layout("weight", _same, _same),
     (promptcir.DPM, "prompt"): _Layout(
         "prompt", lambda x: x[None, ..., None, None], lambda x: x[0, ..., 0, 0]
+    ),
+    (ucip.DPM, "prompt"): _Layout(
+        "prompt", lambda x: x[:, :, None, None], lambda x: x[:, :, 0, 0]
     ),
 }
 
@@ -117,7 +127,15 @@ def to_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
 
     Returns:
         Every tensor of the official state dict, index buffers included.
+
+    Raises:
+        UserError: the network has a part that the official one lacks.
     """
+    if isinstance(model, ucip.UCIP) and (model.skip or model.mixing != "codec"):
+        raise UserError(
+            f"ucip with skip {model.skip} and mixing {model.mixing!r} has no official "
+            "state dict: the official network has no skip, and its mixing is 'codec'"
+        )
     tensors = {
         name: np.ascontiguousarray(
             entry.layout.to_official(np.asarray(entry.variable[...]))
@@ -283,9 +301,47 @@ def _ffn_expansion(shapes: Shapes) -> float:
     raise UserError(f"no single expansion gives the feed-forward widths {widths}")
 
 
+def _ucip_config(shapes: Shapes) -> dict[str, Any]:
+    width = shapes["patch_embed.proj.weight"][0]
+    codecs, bases, _, _, prompt_dim = shapes["prompts.0.prompt"]
+    depths = [_count(shapes, f"blocks.{i}") for i in range(_count(shapes, "blocks"))]
+    return {
+        "name": "ucip",
+        "width": width,
+        "depths": depths,
+        "prompt_dim": prompt_dim,
+        "bases": bases,
+        "mlp_ratio": shapes["blocks.0.0.mlp.fc1.weight"][0] / width,
+        "share": 2 * width // shapes["blocks.0.0.offset_layer.1.weight"][0],
+        "offset_every": _offset_every(shapes, depths),
+        "head_width": shapes["conv_hr.weight"][0],
+        "scale": 4 if "conv_up1.weight" in shapes else 1,
+        "skip": False,
+        "mixing": "codec",
+        "codecs": [str(i) for i in range(codecs)],
+    }
+
+
+def _offset_every(shapes: Shapes, depths: list[int]) -> int:
+    """How many blocks use the same offsets.
+
+    As released (2) where shallow groups leave it open: the network is the same then.
+    """
+    there = [
+        f"blocks.{i}.{j}.offset_layer.1.weight" in shapes
+        for i, depth in enumerate(depths)
+        for j in range(depth)
+    ]
+    for every in (2, *range(1, max(depths))):
+        if there == [new for d in depths for new in ucip.makes_offsets(d, every)]:
+            return every
+    raise UserError(f"no single interval gives the offset layers {there} of {depths}")
+
+
 # A tensor that only this network has -> how to read its hyper-parameters.
 _INFER: dict[str, Callable[[Shapes], dict[str, Any]]] = {
     "prompt1.basis_mlp.fc1.weight": _promptcir_config,
+    "prompts.0.basis_mlp.fc1.weight": _ucip_config,
 }
 
 

@@ -29,18 +29,29 @@ class Restorer:
 
     Args:
         model: a shipped name, a weights file, a workdir, or a model.
+        codec: name or number of the codec that made the images, for models that can be
+            told; by default they find out.
+
+    Raises:
+        UserError: there is no such model, or it does not know the codec.
     """
 
-    def __init__(self, model: str | os.PathLike | nnx.Module):
+    def __init__(
+        self, model: str | os.PathLike | nnx.Module, codec: str | int | None = None
+    ):
         if not isinstance(model, nnx.Module):
             model = weights.load(model)
         self.scale, self.multiple = model.scale, model.multiple
+        known = {}
+        if codec is not None:
+            known["codec"] = jnp.array([model.codec_index(codec)])
         graphdef, params = nnx.split(model, nnx.Param)
         self._params = nnx.to_pure_dict(params)
         self._programs: dict[tuple[int, ...], Any] = {}
 
         def apply(params, image):
-            return nnx.merge(graphdef, params)(image[None])[0].astype(jnp.float32)
+            model = nnx.merge(graphdef, params)
+            return model(image[None], **known)[0].astype(jnp.float32)
 
         self._apply = jax.jit(apply)
 

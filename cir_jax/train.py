@@ -197,6 +197,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
         experiment.encode_command(config, workdir),
     )
     images = evaluate.read_set(photos.resolve(config.evaluation.images))
+    structure = abstract_model(config.model, dtype=DTYPES[config.dtype])
     batches_from = functools.partial(
         pairs.batches,
         records,
@@ -206,6 +207,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
         grid_phase=config.data.grid_phase,
         qualities=config.data.qualities,
         recipe=recipes.for_reader(config.data.recipe, contents),
+        codecs=structure.wanted_codecs,
         damaged=config.data.damaged,
         process=jax.process_index(),
         processes=jax.process_count(),
@@ -228,7 +230,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
         )
     graphdef, params = nnx.split(model, nnx.Param)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    restorer = Restorer(abstract_model(config.model, dtype=DTYPES[config.dtype]))
+    told = config.evaluation.codec if structure.wanted_codecs else None
+    restorer = Restorer(structure, told)
     trained = optimizers.trained(nnx.to_pure_dict(params), config.trainable)
     transformation = optimizers.optimizer(
         config.optimizer, config.steps, config.trainable

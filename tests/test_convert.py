@@ -28,10 +28,16 @@ def state_dict():
             "promptcir_tiny",
             {"dim": 16, "num_blocks": (2, 2, 1, 1), "num_refinement_blocks": 1},
         ),
+        ("ucip_full", {}),
+        (
+            "ucip_tiny",
+            {"width": 16, "depths": (4, 3), "prompt_dim": 16, "mlp_ratio": 2.0},
+        ),
     ],
 )
 def test_official_names_and_shapes_are_ours(golden, config):
-    model = abstract_model({"name": "promptcir", **config})
+    name = golden.partition("_")[0]
+    model = abstract_model({"name": name, **config})
     official = keys(golden)
     assert official_shapes(model) == official
     assert infer_config(official) == model.config
@@ -41,6 +47,46 @@ def test_official_names_and_shapes_are_ours(golden, config):
 def test_every_hyper_parameter_is_inferred(variant):
     model = abstract_model({"name": "promptcir", "variant": variant})
     assert infer_config(official_shapes(model)) == model.config
+
+
+OFFICIAL = {"name": "ucip", "skip": False, "mixing": "codec"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"variant": "S"},
+        {"variant": "T"},
+        {"variant": "XT", "codecs": ["0", "1"], "bases": 3, "share": 4, "scale": 1},
+        {"variant": "XT", "depths": (7, 2), "offset_every": 3, "mlp_ratio": 1.5},
+        {"variant": "XT", "depths": (2, 4), "offset_every": 1},
+    ],
+)
+def test_every_hyper_parameter_of_ucip_is_inferred(config):
+    model = abstract_model(config | OFFICIAL)
+    assert infer_config(official_shapes(model)) == model.config
+
+
+def test_offset_layers_at_no_regular_interval_are_refused():
+    shapes = official_shapes(abstract_model({"variant": "XT"} | OFFICIAL))
+    shapes["blocks.1.2.offset_layer.1.weight"] = (32, 48)
+    with pytest.raises(UserError, match="no single interval gives the offset layers"):
+        infer_config(shapes)
+
+
+def test_ucip_comes_back_bit_for_bit():
+    weights = made_up_weights(keys("ucip_tiny"))
+    returned = to_state_dict(from_state_dict(weights))
+    assert returned.keys() == weights.keys()
+    for name, tensor in weights.items():
+        np.testing.assert_array_equal(returned[name], tensor, strict=True)
+
+
+@pytest.mark.parametrize("change", [{"skip": True}, {"mixing": "pixel"}])
+def test_a_network_that_is_not_official_has_no_way_back(change):
+    model = abstract_model({"variant": "XT"} | OFFICIAL | change)
+    with pytest.raises(UserError, match="no official state dict"):
+        to_state_dict(model)
 
 
 def test_the_way_back_gives_the_same_bits(state_dict):

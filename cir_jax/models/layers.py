@@ -19,7 +19,7 @@ from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float
 
 from cir_jax.errors import UserError
-from cir_jax.ops.depthwise import depthwise_conv3x3
+from cir_jax.ops.depthwise import depthwise_conv
 from cir_jax.ops.gated_gelu import gated_gelu
 from cir_jax.ops.layer_norm import layer_norm
 from cir_jax.ops.matmul import matmul
@@ -36,10 +36,30 @@ class RestorationModel(nnx.Module):
     Attributes:
         scale: how much larger the restored image is.
         multiple: what the input's height and width must be a multiple of, in pixels.
+        codecs: names of the codecs that the network can be told of, with its call's
+            keyword `codec`.
+        wanted_codecs: those of which training must name one for each image.
     """
 
     scale: int
     multiple: int
+    codecs: tuple[str, ...] = ()
+    wanted_codecs: tuple[str, ...] = ()
+
+    def codec_index(self, codec: str | int) -> int:
+        """The number by which the network knows a codec, given its name or number.
+
+        Raises:
+            UserError: it knows no such codec; lists those that it knows.
+        """
+        if codec in self.codecs:
+            return self.codecs.index(codec)
+        if isinstance(codec, int) and 0 <= codec < len(self.codecs):
+            return codec
+        known = ", ".join(f"{name} ({i})" for i, name in enumerate(self.codecs))
+        raise UserError(
+            f"unknown codec {codec!r}: these weights know {known or 'none by name'}"
+        )
 
     @property
     def config(self) -> dict[str, Any]:
@@ -218,24 +238,33 @@ class PointwiseConv(Linear):
 
 
 class DepthwiseConv(nnx.Module):
-    """3x3 convolution of each channel by itself; zeros outside.
+    """Convolution of each channel by itself, 3x3 by default; zeros outside.
 
     Given `channels`, x holds only those, and only their kernels are used.
     """
 
     def __init__(
-        self, channels: int, *, bias: bool = False, rngs: nnx.Rngs, dtype: Dtype
+        self,
+        channels: int,
+        size: int = 3,
+        *,
+        bias: bool = False,
+        kernel_init: Initializer | None = None,
+        bias_init: Initializer | None = None,
+        rngs: nnx.Rngs,
+        dtype: Dtype,
     ):
-        init = conv_init(9)
-        self.kernel = nnx.Param(init(rngs.params(), (3, 3, channels)))
-        self.bias = nnx.Param(init(rngs.params(), (channels,))) if bias else None
+        kernel_init = kernel_init or conv_init(size * size)
+        bias_init = bias_init or conv_init(size * size)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (size, size, channels)))
+        self.bias = nnx.Param(bias_init(rngs.params(), (channels,))) if bias else None
         self.dtype = dtype
 
     def __call__(
         self, x: Float[Array, "b h w c"], channels: slice = slice(None)
     ) -> Float[Array, "b h w c"]:
         kernel = self.kernel[:, :, channels].astype(self.dtype)
-        y = depthwise_conv3x3(x.astype(self.dtype), kernel)
+        y = depthwise_conv(x.astype(self.dtype), kernel)
         return y if self.bias is None else y + self.bias[channels].astype(self.dtype)
 
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 from twins import arrays, assert_twins
 
-from cir_jax.ops.depthwise import depthwise_conv3x3
+from cir_jax.ops.depthwise import depthwise_conv
 
 
 def each_channel_by_itself(x, kernel):
@@ -22,11 +22,12 @@ def each_channel_by_itself(x, kernel):
     )
 
 
+@pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("method", ["shift", "conv", None])
-def test_each_method_filters_channels_one_by_one(method):
-    x, kernel = arrays((2, 5, 7, 3), (3, 3, 3))
+def test_each_method_filters_channels_one_by_one(method, size):
+    x, kernel = arrays((2, 5, 7, 3), (size, size, 3))
     assert_twins(
-        lambda x, kernel: depthwise_conv3x3(x, kernel, method),
+        lambda x, kernel: depthwise_conv(x, kernel, method),
         each_channel_by_itself,
         x,
         kernel,
@@ -35,12 +36,12 @@ def test_each_method_filters_channels_one_by_one(method):
 
 @pytest.mark.parametrize(("platform", "convolves"), [("cpu", False), ("tpu", True)])
 def test_the_method_follows_the_platform_compiled_for(platform, convolves):
-    traced = jax.jit(depthwise_conv3x3).trace(*arrays((1, 8, 8, 4), (3, 3, 4)))
+    traced = jax.jit(depthwise_conv).trace(*arrays((1, 8, 8, 4), (3, 3, 4)))
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert ("stablehlo.convolution" in text) == convolves
 
 
 def test_bfloat16_stays_bfloat16_in_value_and_gradients():
     x, kernel = (a.astype(jnp.bfloat16) for a in arrays((1, 4, 4, 2), (3, 3, 2)))
-    y, pull = jax.vjp(depthwise_conv3x3, x, kernel)
+    y, pull = jax.vjp(depthwise_conv, x, kernel)
     assert {a.dtype for a in (y, *pull(y))} == {jnp.dtype(jnp.bfloat16)}
