@@ -339,7 +339,7 @@ def grey(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 1"]:
 
 def restore_channels(
     restorer: Restorer, image: UInt8[np.ndarray, "h w c"]
-) -> UInt8[np.ndarray, "h w c"]:
+) -> UInt8[np.ndarray, "_ _ c"]:
     """Restores RGB as it is; grey in three channels, whose outputs are averaged."""
     if image.shape[-1] == 3:
         return restorer(image)

@@ -17,7 +17,7 @@ from rich.progress import track
 from cir_jax import image_io, weights
 from cir_jax.errors import UserError
 
-Image = UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]
+Image = UInt8[np.ndarray, "_ _ 3"] | Float32[np.ndarray, "_ _ 3"]
 
 
 class Restorer:

@@ -116,6 +116,27 @@ def test_csr_measures_what_upscaling_leaves(folder):
     assert "PSNR-Y" in head and "SSIM-Y" in head and "PSNR-B" not in head
 
 
+def test_weights_that_enlarge_are_measured_against_bicubic(folder):
+    class Nearest(tiny.Filter):
+        scale, multiple = 4, 1
+
+        def __call__(self, image):
+            return image.repeat(4, axis=1).repeat(4, axis=2)
+
+    restorers = {"nearest": Restorer(Nearest())}
+    images = {"coffee": read_set(folder)["coffee.png"][:62, :70]}
+    report = evaluate(restorers, {"s": images}, "jpeg", (90,))
+    bicubic, nearest = report.rows()
+    assert (bicubic["method"], nearest["method"]) == ("bicubic", "nearest")
+    assert nearest["gain"] == pytest.approx(nearest["psnr"] - bicubic["psnr"])
+    assert nearest["gain"] < -0.1
+    assert "csr: compressed-image super-resolution" in report.table()
+    with pytest.raises(UserError, match=r"different scales \(nearest 4; --scale 1\)"):
+        evaluate(restorers, {"s": images}, "jpeg", (90,), scale=1)
+    sheet = picture(restorers, images, "jpeg", 10, window=32, zoom=1)
+    assert sheet.shape[1] > 3 * 32
+
+
 def test_images_are_cut_to_a_multiple_of_the_scale(photographs):
     image = photographs["coffee"][:66, :75]
     pair = compress(get_codec("jpeg"), 20, 4, image)
