@@ -20,7 +20,7 @@ from cir_jax.errors import UserError, unknown
 from data_pipelines import engines
 from data_pipelines.crops import Crops, PairRecords, RecipeRecords, Records
 from data_pipelines.paired_folders import DegradedFolder, find_partners
-from data_pipelines.sources import Folder, Source, check_images
+from data_pipelines.sources import Folder, Source, SourceImage, check_images
 from data_pipelines.writer import ShardWriter
 
 PLAN = "plan.json"
@@ -84,43 +84,24 @@ def encode(
         raise UserError(f"--crop {crop} is no multiple of --scale {scale}: make it one")
     if engine not in engines.ENGINES:
         raise unknown("engine", engine, engines.ENGINES)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: give a folder")
-    if isinstance(source, Folder) and out.resolve().is_relative_to(source.root):
-        raise UserError(
-            f"--out {out} lies inside --source {source}, and would be read as images: "
-            "give a folder outside"
-        )
+    _check_out(out, source)
     if isinstance(degradation, Recipe):
         degradation.check()
 
-    images, left_out = check_images(source, source.keys(), "images")
-    if not images:
-        first = next(iter(left_out.values()), "it is empty")
-        raise UserError(f"no image of {source} can be read; the first: {first}")
-    large = [i for i in images.values() if min(i.height, i.width) >= crop]
-    left_out |= {
-        key: f"is {image.width}x{image.height} pixels, smaller than the crop"
-        for key, image in images.items()
-        if min(image.height, image.width) < crop
-    }
-    if not large:
-        raise UserError(
-            f"no image of {source} is as large as --crop {crop}: give a smaller crop"
-        )
+    images, left_out = _large_images(source, crop)
     records: Records
     if isinstance(degradation, Recipe):
-        crops = Crops(tuple(large), crop, stride, scale, step=scale)
+        crops = Crops(tuple(images), crop, stride, scale, step=scale)
         records = RecipeRecords(source, crops, degradation, online, seed)
     else:
-        pairs, without_partner = find_partners(large, degradation, scale)
+        pairs, without_partner = find_partners(images, degradation, scale)
         left_out |= without_partner
-        large = [image for image in large if any(pairs.partners[image.path])]
-        if not large:
+        images = [image for image in images if any(pairs.partners[image.path])]
+        if not images:
             first = next(iter(without_partner.items()))
             raise UserError(f"no image of {source} has a partner: {': '.join(first)}")
         # Coded as a whole: crops that keep to the grid start where a block does.
-        crops = Crops(tuple(large), crop, stride, scale, step=BLOCK * scale)
+        crops = Crops(tuple(images), crop, stride, scale, step=BLOCK * scale)
         records = PairRecords(source, crops, pairs)
 
     plan = _plan(records)
@@ -133,15 +114,44 @@ def encode(
         if engine == "beam":
             engines.beam(writer, beam_options)
         else:
-            written = engines.local(writer, workers)
-            for _ in track(
-                written,
-                "writing shards",
-                total=writer.shards,
-                console=Console(stderr=True),
-            ):
+            console = Console(stderr=True)
+            shards, total = engines.local(writer, workers), writer.shards
+            for _ in track(shards, "writing shards", total=total, console=console):
                 pass
         return left_out | _finish(writer, plan, left_out)
+
+
+def _check_out(out: Path, source: Source) -> None:
+    """Refuses an output that is a file, or among the images."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: give a folder")
+    if isinstance(source, Folder) and out.resolve().is_relative_to(source.root):
+        raise UserError(
+            f"--out {out} lies inside --source {source}, and would be read as images: "
+            "give a folder outside"
+        )
+
+
+def _large_images(
+    source: Source, crop: int
+) -> tuple[list[SourceImage], dict[str, str]]:
+    """The readable images as large as a crop; and why each other is left out."""
+    images, left_out = check_images(source, source.keys(), "images")
+    if not images:
+        first = next(iter(left_out.values()), "it is empty")
+        raise UserError(f"no image of {source} can be read; the first: {first}")
+    large = []
+    for key, image in images.items():
+        if min(image.height, image.width) >= crop:
+            large.append(image)
+        else:
+            size = f"{image.width}x{image.height}"
+            left_out[key] = f"is {size} pixels, smaller than the crop"
+    if not large:
+        raise UserError(
+            f"no image of {source} is as large as --crop {crop}: give a smaller crop"
+        )
+    return large, left_out
 
 
 def _plan(records: Records) -> dict[str, Any]:

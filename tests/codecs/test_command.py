@@ -6,6 +6,7 @@ import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from cir_jax.codecs import CodecProtocol, get_codec
+from cir_jax.data import degradations
 from cir_jax.errors import UserError
 
 FFMPEG = f"'{get_ffmpeg_exe()}' -loglevel error -y"
@@ -109,6 +110,22 @@ def test_a_decoder_of_another_format_is_found_out(described, photographs):
     stream = codec.encode(photographs["coffee"][:32, :32], 37)
     with pytest.raises(UserError, match=r"3072 bytes, but 32x32 pixels .* are 1536"):
         codec.decode(stream)
+
+
+def test_a_decoder_of_another_size_is_found_out(described, photographs, tmp_path):
+    text = PNG.replace("-i {bitstream}", "-i {bitstream} -vf scale=16:16")
+    described(text)
+    words = "codec hific 2 failed on 32x32 pixels: its decoder gives 16x16"
+    step = degradations.Step(f"command:{tmp_path}/my codecs/codec.toml", 2, False)
+    image = np.ascontiguousarray(photographs["coffee"][:32, :32])
+    with pytest.raises(UserError, match=words):
+        degradations.pixels(image, (step,), np.random.default_rng(0))
+
+
+def test_another_description_is_another_version(described):
+    version = described(PNG).version
+    assert version.startswith("MJPEG, standing in for HiFiC (sha256 ")
+    assert described(PNG.replace('"31"', '"30"')).version != version
 
 
 @pytest.mark.parametrize(

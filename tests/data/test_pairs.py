@@ -65,9 +65,11 @@ def test_a_batch_is_a_function_of_seed_and_number(source):
     assert (other[0]["clean"] != straight[0]["clean"]).any()
 
 
-def test_processes_share_each_global_batch(source):
-    whole = read(source, 5, start=2)
-    parts = [read(source, 5, start=2, process=p, processes=2) for p in (0, 1)]
+@pytest.mark.parametrize("recipe", [None, get_recipe("double-jpeg")])
+def test_processes_share_each_global_batch(source, recipe):
+    options = {"start": 2, "recipe": recipe}
+    whole = read(source, 5, **options)
+    parts = [read(source, 5, process=p, processes=2, **options) for p in (0, 1)]
     joined = [
         {name: np.concatenate([a[name], b[name]]) for name in a}
         for a, b in zip(*parts, strict=True)

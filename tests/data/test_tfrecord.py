@@ -78,10 +78,25 @@ def test_a_truncated_shard_is_named(shards, with_index, cut):
         tfrecord.RecordSource(shards)
 
 
-def test_a_missing_shard_and_a_damaged_index_are_named(shards):
-    tfrecord.index_path(shards[0]).write_text("0 nineteen\n")
+@pytest.mark.parametrize(
+    "index",
+    [
+        "0 nineteen\n",
+        "0 19 19\n",
+        "0 19\n-19 16\n",
+        "0 19\n19 -16\n",
+        "0 19\n20 16\n",
+        "0 3\n",
+        "0 99999999999999999999999\n",
+    ],
+)
+def test_a_damaged_index_is_named(shards, index):
+    tfrecord.index_path(shards[0]).write_text(index)
     with pytest.raises(UserError, match=r"0\.tfrecord\.idx is damaged"):
         tfrecord.RecordSource(shards)
+
+
+def test_a_missing_shard_is_named(shards):
     shards[0].unlink()
     with pytest.raises(UserError, match=r"0\.tfrecord is missing"):
         tfrecord.RecordSource(shards)

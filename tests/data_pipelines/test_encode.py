@@ -220,8 +220,12 @@ def test_a_damaged_manifest_is_named(source, tmp_path):
     path.write_text(json.dumps(contents | {"format": 99}))
     with pytest.raises(UserError, match="has format 99, this version reads 2"):
         manifest.open_records(tmp_path / "out", "cir encode")
-    path.write_text("{")
-    with pytest.raises(UserError, match="is damaged"):
+    for damaged in ("{", "[]", json.dumps({"format": manifest.FORMAT})):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match="is damaged"):
+            manifest.open_records(tmp_path / "out", "cir encode")
+    path.unlink()
+    with pytest.raises(UserError, match="is not finished"):
         manifest.open_records(tmp_path / "out", "cir encode")
 
 
