@@ -149,9 +149,9 @@ def test_what_is_not_finite_stops_with_the_step_and_is_not_saved(
         with pytest.raises(UserError, match=words):
             train_and_evaluate(config, tmp_path)
     assert Checkpoints(tmp_path / "checkpoints", keep=2).steps == [2]
-    # What the message says to do is possible.
-    config.optimizer.learning_rate /= 2
-    assert train_and_evaluate(config, tmp_path) is not None
+    if metric == "loss":  # What the message says to do is possible.
+        config.optimizer.learning_rate /= 2
+        assert train_and_evaluate(config, tmp_path) is not None
 
 
 @pytest.mark.parametrize(

@@ -120,10 +120,9 @@ def test_each_block_in_bfloat16_is_close_to_float32(block):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_gradients_are_finite_and_reach_the_first_layer(dtype):
+def test_gradients_in_bfloat16_are_finite_and_reach_the_first_layer():
     image = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3))
-    graph, state = filled(XT, dtype)
+    graph, state = filled(XT, jnp.bfloat16)
     gradient = jax.jit(jax.grad(lambda s: jnp.abs(nnx.merge(graph, s)(image)).mean()))(
         state
     )
