@@ -1,14 +1,13 @@
 """AVIF through Pillow's own libavif: AV1 still pictures by libaom."""
 
-import io
 from typing import ClassVar
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, features
+from PIL import features
 
 from cir_jax import codecs
-from cir_jax.errors import UserError
+from cir_jax.codecs import _pillow
 
 SUBSAMPLING = "4:2:0"
 SPEED = 6
@@ -23,11 +22,7 @@ class Codec:
     pillow_decodes: ClassVar[bool] = True
 
     def __init__(self):
-        if not features.check("avif"):
-            raise UserError(
-                "this Pillow was built without AVIF: install one with it, by "
-                "pip install --force-reinstall 'pillow>=11.3'"
-            )
+        _pillow.require("avif", "AVIF", "'pillow>=11.3'")
 
     @property
     def version(self) -> str:
@@ -43,9 +38,8 @@ class Codec:
         """
         codecs.check_quality(self, quality)
         codecs.refuse_grey(self, image)
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(
-            buffer,
+        return _pillow.encode(
+            image,
             "AVIF",
             quality=quality,
             codec="aom",
@@ -55,9 +49,7 @@ class Codec:
             max_threads=1,
             autotiling=False,
         )
-        return buffer.getvalue()
 
     def decode(self, data: bytes) -> UInt8[np.ndarray, "h w c"]:
         """Decodes a bitstream to RGB."""
-        with Image.open(io.BytesIO(data), formats=["AVIF"]) as image:
-            return np.asarray(image)
+        return _pillow.decode(data, "AVIF")

@@ -1,13 +1,13 @@
 """JPEG through Pillow's libjpeg-turbo: the published protocol's encoder."""
 
-import io
 from typing import ClassVar
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, features
+from PIL import features
 
 from cir_jax import codecs
+from cir_jax.codecs import _pillow
 from cir_jax.errors import unknown
 
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
@@ -43,17 +43,13 @@ class Codec:
         """
         codecs.check_quality(self, quality)
         grey = image.shape[-1] == 1
-        buffer = io.BytesIO()
-        Image.fromarray(image[..., 0] if grey else image).save(
-            buffer,
+        return _pillow.encode(
+            image,
             "JPEG",
             quality=quality,
             **({} if grey else {"subsampling": self.subsampling}),
         )
-        return buffer.getvalue()
 
     def decode(self, data: bytes) -> UInt8[np.ndarray, "h w c"]:
         """Decodes a bitstream to RGB, or to one channel if it is grey."""
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            pixels = np.asarray(image)
-        return pixels if pixels.ndim == 3 else pixels[..., None]
+        return _pillow.decode(data, "JPEG")

@@ -1,14 +1,13 @@
 """JPEG 2000 through Pillow's OpenJPEG: the 9/7 wavelet, a raw codestream."""
 
-import io
 from typing import ClassVar
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, features
+from PIL import features
 
 from cir_jax import codecs
-from cir_jax.errors import UserError
+from cir_jax.codecs import _pillow
 
 
 class Codec:
@@ -26,11 +25,7 @@ class Codec:
     pillow_decodes: ClassVar[bool] = False
 
     def __init__(self):
-        if not features.check("jpg_2000"):
-            raise UserError(
-                "this Pillow was built without JPEG 2000: install one with it, by "
-                "pip install --force-reinstall pillow"
-            )
+        _pillow.require("jpg_2000", "JPEG 2000")
 
     @property
     def version(self) -> str:
@@ -45,9 +40,8 @@ class Codec:
         """
         codecs.check_quality(self, quality)
         grey = image.shape[-1] == 1
-        buffer = io.BytesIO()
-        Image.fromarray(image[..., 0] if grey else image).save(
-            buffer,
+        return _pillow.encode(
+            image,
             "JPEG2000",
             no_jp2=True,
             irreversible=True,
@@ -56,10 +50,7 @@ class Codec:
             # Pillow codes R, G and B apart unless told: several dB worse at equal size.
             mct=0 if grey else 1,
         )
-        return buffer.getvalue()
 
     def decode(self, data: bytes) -> UInt8[np.ndarray, "h w c"]:
         """Decodes a bitstream to RGB, or to one channel if it is grey."""
-        with Image.open(io.BytesIO(data), formats=["JPEG2000"]) as image:
-            pixels = np.asarray(image)
-        return pixels if pixels.ndim == 3 else pixels[..., None]
+        return _pillow.decode(data, "JPEG2000")

@@ -1,14 +1,13 @@
 """JPEG XL through pillow-jxl-plugin's libjxl."""
 
-import io
 from importlib import metadata
 from typing import ClassVar
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from cir_jax import codecs
+from cir_jax.codecs import _pillow
 from cir_jax.errors import UserError
 
 EFFORT = 7
@@ -39,18 +38,14 @@ class Codec:
         """
         codecs.check_quality(self, quality)
         _add_to_pillow()
-        buffer = io.BytesIO()
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
-            buffer, "JXL", quality=quality, effort=EFFORT, num_threads=1
+        return _pillow.encode(
+            image, "JXL", quality=quality, effort=EFFORT, num_threads=1
         )
-        return buffer.getvalue()
 
     def decode(self, data: bytes) -> UInt8[np.ndarray, "h w c"]:
         """Decodes a bitstream to RGB, or to one channel if it is grey."""
         _add_to_pillow()
-        with Image.open(io.BytesIO(data), formats=["JXL"]) as image:
-            pixels = np.asarray(image)
-        return pixels if pixels.ndim == 3 else pixels[..., None]
+        return _pillow.decode(data, "JXL")
 
 
 def _add_to_pillow() -> None:

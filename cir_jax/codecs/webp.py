@@ -1,14 +1,13 @@
 """Lossy WebP through Pillow's libwebp."""
 
-import io
 from typing import ClassVar
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, features
+from PIL import features
 
 from cir_jax import codecs
-from cir_jax.errors import UserError
+from cir_jax.codecs import _pillow
 
 METHOD = 4
 """libwebp's effort, 0 to 6: its own default."""
@@ -22,11 +21,7 @@ class Codec:
     pillow_decodes: ClassVar[bool] = True
 
     def __init__(self):
-        if not features.check("webp"):
-            raise UserError(
-                "this Pillow was built without WebP: install one with it, by "
-                "pip install --force-reinstall pillow"
-            )
+        _pillow.require("webp", "WebP")
 
     @property
     def version(self) -> str:
@@ -41,11 +36,8 @@ class Codec:
         """
         codecs.check_quality(self, quality)
         codecs.refuse_grey(self, image)
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "WEBP", quality=quality, method=METHOD)
-        return buffer.getvalue()
+        return _pillow.encode(image, "WEBP", quality=quality, method=METHOD)
 
     def decode(self, data: bytes) -> UInt8[np.ndarray, "h w c"]:
         """Decodes a bitstream to RGB."""
-        with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
-            return np.asarray(image)
+        return _pillow.decode(data, "WEBP")

@@ -243,9 +243,6 @@ def available(recipe: Recipe, optional: tuple[str, ...]) -> tuple[Recipe, list[s
     Returns:
         The recipe, and for each codec that was left out a sentence that says which
         versions that costs, and why.
-
-    Raises:
-        UserError: a codec that is not optional is missing; see `Recipe.check`.
     """
     left_out = []
     for codec in optional:
@@ -262,7 +259,6 @@ def available(recipe: Recipe, optional: tuple[str, ...]) -> tuple[Recipe, list[s
                 "its place, such as command:FILE.toml)"
             )
             recipe = recipe.without(codec)
-    recipe.check()
     return recipe, left_out
 
 
