@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from cir_jax import codecs, image_io, metrics, pictures, tables
 from cir_jax.errors import UserError, unknown
-from cir_jax.resize import downscale, upscale
+from cir_jax.resize import downscale, modcrop, upscale
 from cir_jax.restore import Restorer
 
 CODEC_ALONE, BICUBIC = "none", "bicubic"
@@ -231,6 +231,7 @@ def evaluate(
             "those of one scale at a time"
         )
     (scale,) = scales
+    baseline = CODEC_ALONE if scale == 1 else BICUBIC
     protocol = protocol or ("colour" if scale == 1 else "csr")
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
@@ -247,6 +248,7 @@ def evaluate(
             grey(image) if protocol == "gray" else image,
             functools.partial(compress, coder, quality, scale),
             PROTOCOLS[protocol],
+            baseline,
             functools.partial(Score, set_name, image_name, coder.name, quality),
         )
     )
@@ -264,7 +266,7 @@ def evaluate(
             **(provenance or {}),
         },
         scores,
-        CODEC_ALONE if scale == 1 else BICUBIC,
+        baseline,
     )
 
 
@@ -278,8 +280,6 @@ class Compressed:
     """Downscaled, compressed and decoded."""
     baseline: UInt8[np.ndarray, "h w c"]
     """The degraded image upscaled again."""
-    method: str
-    """What the baseline is called."""
     bpp: float
 
 
@@ -290,15 +290,13 @@ def compress(
     image: UInt8[np.ndarray, "_ _ c"],
 ) -> Compressed:
     """Downscales and compresses an image, as every method will get it."""
-    height, width = (size // scale * scale for size in image.shape[:2])
-    clean = image[:height, :width]
+    clean = modcrop(image, scale)
     bitstream = coder.encode(np.ascontiguousarray(downscale(clean, scale)), quality)
     degraded = coder.decode(bitstream)
     return Compressed(
         clean,
         degraded,
         upscale(degraded, scale),
-        CODEC_ALONE if scale == 1 else BICUBIC,
         8 * len(bitstream) / (degraded.shape[0] * degraded.shape[1]),
     )
 
@@ -308,6 +306,7 @@ def _score_image(
     image: UInt8[np.ndarray, "h w c"],
     compressed: Callable[[np.ndarray], Compressed],
     protocol: Protocol,
+    baseline: str,
     make_score: Callable[..., Score],
 ) -> Iterator[Score]:
     """The scores of the baseline, then of every method, on one image."""
@@ -322,7 +321,7 @@ def _score_image(
         }
         return make_score(method, values, pair.bpp, seconds)
 
-    yield score(pair.method, pair.baseline, 0.0)
+    yield score(baseline, pair.baseline, 0.0)
     for method, restorer in restorers.items():
         restorer.compile(*pair.degraded.shape[:2])
         start = time.perf_counter()

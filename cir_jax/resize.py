@@ -8,6 +8,14 @@ SUPPORT = 2
 """Half the width of the cubic kernel, pixels of the small image."""
 
 
+def modcrop(
+    image: UInt8[np.ndarray, "h w c"], scale: int
+) -> UInt8[np.ndarray, "_ _ c"]:
+    """An image without the last rows and columns that are no multiple of the scale."""
+    height, width = (size // scale * scale for size in image.shape[:2])
+    return image[:height, :width]
+
+
 def downscale(
     image: UInt8[np.ndarray, "h w c"], scale: int
 ) -> UInt8[np.ndarray, "_ _ c"]:

@@ -15,7 +15,7 @@ import numpy as np
 from cir_jax.data.recipes import Recipe
 from cir_jax.data.records import Record, Version, encode_lossless
 from cir_jax.errors import UserError
-from cir_jax.resize import downscale
+from cir_jax.resize import downscale, modcrop
 from data_pipelines.paired_folders import DegradedFolder, Pairs
 from data_pipelines.sources import Source, SourceImage, read_image
 
@@ -185,9 +185,7 @@ def _read_scaled(
     source: Source, image: SourceImage, scale: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """An image, cut to a multiple of the scale, and the same downscaled."""
-    pixels = _read_checked(source, image)
-    height, width = (size // scale * scale for size in pixels.shape[:2])
-    large = pixels[:height, :width]
+    large = modcrop(_read_checked(source, image), scale)
     return large, downscale(large, scale)
 
 

@@ -132,11 +132,8 @@ class IntraCodec:
             UserError: the stream is damaged.
         """
         with self._named_failure(f"decoding {len(data)} bytes"):
-            rows, columns, channels = (
-                data[0] & ~GREY,
-                data[1],
-                1 if data[0] & GREY else 3,
-            )
+            rows, columns = data[0] & ~GREY, data[1]
+            channels = 1 if data[0] & GREY else 3
             decoder = pyav().CodecContext.create(self.decoder, "r")
             decoder.thread_count = 1
             packet = pyav().Packet(data[2:])

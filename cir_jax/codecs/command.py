@@ -98,10 +98,8 @@ class Codec:
         """
         raw = self.format != "png"
         with tempfile.TemporaryDirectory() as folder:
-            stream, pixels = (
-                Path(folder) / "stream",
-                Path(folder) / f"out.{self.format}",
-            )
+            stream = Path(folder) / "stream"
+            pixels = Path(folder) / f"out.{self.format}"
             stream.write_bytes(data[SIZE.size :] if raw else data)
             if not raw:
                 self._run("decode", pixels, bitstream=stream, output=pixels)
