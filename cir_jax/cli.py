@@ -132,6 +132,14 @@ def _parser() -> argparse.ArgumentParser:
         "--scale", type=int, help="downscale first; default: what the weights restore"
     )
     evaluate.add_argument(
+        "--tile", type=int, help="restore in tiles of this side; default: in one piece"
+    )
+    evaluate.add_argument(
+        "--tell-codec",
+        action="store_true",
+        help="tell the weights which codec it is, if they can be told",
+    )
+    evaluate.add_argument(
         "--json", type=Path, help="write rows and every image's scores"
     )
 
@@ -140,6 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("inputs", nargs="+", type=Path, metavar="IN")
     restore.add_argument("-o", "--out", type=Path, required=True, help="output folder")
     restore.add_argument("--weights", required=True, help="a name, file or workdir")
+    restore.add_argument(
+        "--codec", help="what made the images, for weights that can be told"
+    )
     restore.add_argument("--overwrite", action="store_true")
     return parser
 
@@ -227,8 +238,9 @@ def _evaluate(options: argparse.Namespace) -> int:
             raise UserError(f"--set {named}: the name {name} is given twice")
         sets[name] = read_set(photos.resolve(folder))
     names = [name for name in options.weights.split(",") if name != CODEC_ALONE]
+    told = options.codec if options.tell_codec else None
     report = evaluate(
-        {name: Restorer(name) for name in names},
+        {name: Restorer(name, told, tile=options.tile) for name in names},
         sets,
         options.codec,
         codecs.parse_qualities(options.quality),
@@ -245,7 +257,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _restore(options: argparse.Namespace) -> int:
     from cir_jax.restore import Restorer, restore_files
 
-    restorer = Restorer(options.weights)
+    restorer = Restorer(options.weights, options.codec)
     failed = restore_files(restorer, options.inputs, options.out, options.overwrite)
     for reason in failed.values():
         print(f"failed: {reason}", file=sys.stderr)

@@ -238,6 +238,12 @@ def evaluate(
     coder = codecs.get_codec(codec)
     for quality in qualities:
         codecs.check_quality(coder, quality)
+    tiles = ", ".join(
+        f"{name} {restorer.tile}"
+        for name, restorer in restorers.items()
+        if restorer.tile
+    )
+    told = [name for name, restorer in restorers.items() if restorer.codec is not None]
     scores = tuple(
         score
         for set_name, images in sets.items()
@@ -258,8 +264,9 @@ def evaluate(
             "scale": scale,
             "encoder": coder.version,
             "padding": "bottom and right, mirrored, to the network's multiple",
-            "tiling": "none",
+            "tiling": tiles or "none",
             "self-ensemble": "no",
+            **({"told the codec": ", ".join(told)} if told else {}),
             "images": ", ".join(
                 f"{name} {len(images)}" for name, images in sets.items()
             ),

@@ -25,7 +25,7 @@ FIELDS: dict[str, Any] = {
     # global batches to train on, and images in each
     "steps": int,
     "batch_size": int,
-    # "l1" or "charbonnier"
+    # "l1", "charbonnier" or "mse"
     "loss": str,
     # of the exponential moving average that is evaluated and exported
     "ema_decay": float,
@@ -84,7 +84,7 @@ FIELDS: dict[str, Any] = {
 
 
 CHOICES = {
-    "loss": ("l1", "charbonnier"),
+    "loss": ("l1", "charbonnier", "mse"),
     "dtype": ("float32", "bfloat16"),
     "optimizer.decay": ("cosine", "step", "constant"),
     "data.grid_phase": ("aligned", "random"),

@@ -2,9 +2,9 @@
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,9 @@ from jaxtyping import Float32, UInt8
 from rich.console import Console
 from rich.progress import track
 
-from cir_jax import image_io, weights
+from cir_jax import image_io, tiling, weights
 from cir_jax.errors import UserError
+from cir_jax.models.layers import RestorationModel
 
 Image = UInt8[np.ndarray, "_ _ 3"] | Float32[np.ndarray, "_ _ 3"]
 
@@ -23,25 +24,37 @@ Image = UInt8[np.ndarray, "_ _ 3"] | Float32[np.ndarray, "_ _ 3"]
 class Restorer:
     """A function from images to restored images, of any size.
 
-    The image is padded at the bottom and right by mirroring to the model's multiple,
-    only when needed, restored in one piece, and cropped. One program is compiled per
-    padded size.
+    What is at most a tile large is padded at the bottom and right by mirroring to the
+    model's multiple, only when needed, restored in one piece, and cropped. Larger
+    images are restored in tiles (see tiling.py), in memory that does not grow. One
+    program is compiled per padded size, and one for all images that need tiles.
 
     Args:
         model: a shipped name, a weights file, a workdir, or a model.
         codec: name or number of the codec that made the images, for models that can be
-            told; by default they find out.
+            told.
+        tile: largest side in pixels of what is restored in one piece; None for images
+            of any size in one piece, as measuring wants it; the model's by default.
 
     Raises:
-        UserError: there is no such model, or it does not know the codec.
+        UserError: there is no such model, it does not know the codec, or the tile is
+            less than 1.
     """
 
     def __init__(
-        self, model: str | os.PathLike | nnx.Module, codec: str | int | None = None
+        self,
+        model: str | os.PathLike | RestorationModel,
+        codec: str | int | None = None,
+        *,
+        tile: int | Literal["default"] | None = "default",
     ):
         if not isinstance(model, nnx.Module):
             model = weights.load(model)
         self.scale, self.multiple = model.scale, model.multiple
+        self.codec = codec
+        self.tile = model.tile if tile == "default" else tile
+        if self.tile is not None and self.tile < 1:
+            raise UserError(f"tile {self.tile}: give at least 1 pixel")
         known = {}
         if codec is not None:
             known["codec"] = jnp.array([model.codec_index(codec)])
@@ -49,9 +62,9 @@ class Restorer:
         self._params = nnx.to_pure_dict(params)
         self._programs: dict[tuple[int, ...], Any] = {}
 
-        def apply(params, image):
+        def apply(params, images):
             model = nnx.merge(graphdef, params)
-            return model(image[None], **known)[0].astype(jnp.float32)
+            return model(images, **known).astype(jnp.float32)
 
         self._apply = jax.jit(apply)
 
@@ -61,12 +74,19 @@ class Restorer:
         other._params = params
         return other
 
+    def grid(self, height: int, width: int) -> tiling.Grid | None:
+        """How an image of a size is cut into tiles; None if it is not cut."""
+        if self.tile is None or max(height, width) <= self.tile:
+            return None
+        return tiling.grid(self.multiple, self.tile, height, width)
+
     def compile(self, height: int, width: int) -> None:
         """Makes the program for images of a size, so that the first call is fast."""
-        shape = (*(size + -size % self.multiple for size in (height, width)), 3)
-        if shape not in self._programs:
-            image = jax.ShapeDtypeStruct(shape, jnp.float32)
-            self._programs[shape] = self._apply.lower(self._params, image).compile()
+        grid = self.grid(height, width)
+        if grid:
+            self._program(grid.height, grid.width)
+        else:
+            self._program(*(size + -size % self.multiple for size in (height, width)))
 
     def __call__(self, image: Image) -> Image:
         """Restores one RGB image.
@@ -86,13 +106,28 @@ class Restorer:
         if image.dtype not in (np.uint8, np.float32):
             raise UserError(f"expected uint8 or float32 pixels, got {image.dtype}")
         height, width, _ = image.shape
-        self.compile(height, width)
-        exact = image if image.dtype == np.float32 else np.float32(image) / 255
+        grid = self.grid(height, width)
+        finished = (lambda x: x) if image.dtype == np.float32 else image_io.to_uint8
+        if grid:
+            return tiling.restore_in_tiles(
+                self._run, image, grid, self.scale, 1, finished
+            )
         padding = [(0, -size % self.multiple) for size in (height, width)]
-        padded = np.pad(exact, [*padding, (0, 0)], mode="symmetric")
-        restored = np.asarray(self._programs[padded.shape](self._params, padded))
-        restored = restored[: self.scale * height, : self.scale * width]
-        return restored if image.dtype == np.float32 else image_io.to_uint8(restored)
+        padded = np.pad(image, [*padding, (0, 0)], mode="symmetric")
+        restored = np.asarray(self._run(padded[None]))[0]
+        return finished(restored[: self.scale * height, : self.scale * width])
+
+    def _run(self, images: np.ndarray) -> jax.Array:
+        """Starts the program for a batch of one size."""
+        exact = images if images.dtype == np.float32 else np.float32(images) / 255
+        return self._program(*images.shape[1:3])(self._params, exact)
+
+    def _program(self, height: int, width: int) -> Callable:
+        shape = (1, height, width, 3)
+        if shape not in self._programs:
+            images = jax.ShapeDtypeStruct(shape, jnp.float32)
+            self._programs[shape] = self._apply.lower(self._params, images).compile()
+        return self._programs[shape]
 
 
 def restore_files(

@@ -198,6 +198,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
     )
     images = evaluate.read_set(photos.resolve(config.evaluation.images))
     structure = abstract_model(config.model, dtype=DTYPES[config.dtype])
+    recipe = recipes.for_reader(config.data.recipe, contents)
+    _check_codecs(config, structure.known_codecs, recipe, contents)
     batches_from = functools.partial(
         pairs.batches,
         records,
@@ -206,8 +208,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
         patch=config.data.patch,
         grid_phase=config.data.grid_phase,
         qualities=config.data.qualities,
-        recipe=recipes.for_reader(config.data.recipe, contents),
-        codecs=structure.wanted_codecs,
+        recipe=recipe,
+        codecs=structure.known_codecs,
         damaged=config.data.damaged,
         process=jax.process_index(),
         processes=jax.process_count(),
@@ -230,8 +232,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
         )
     graphdef, params = nnx.split(model, nnx.Param)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    told = config.evaluation.codec if structure.wanted_codecs else None
-    restorer = Restorer(structure, told)
+    told = config.evaluation.codec if structure.known_codecs else None
+    restorer = Restorer(structure, told, tile=None)
     trained = optimizers.trained(nnx.to_pure_dict(params), config.trainable)
     transformation = optimizers.optimizer(
         config.optimizer, config.steps, config.trainable
@@ -331,6 +333,23 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
     print(f"\nbefore and after: {workdir / 'before_after.png'}")
     print(f"weights: {workdir / weights.WORKDIR_NAME}")
     return report
+
+
+def _check_codecs(
+    config: ConfigDict,
+    known: Sequence[str],
+    recipe: recipes.Recipe | None,
+    contents: Mapping[str, Any],
+) -> None:
+    """Refuses codecs that would be known to the weights, but never trained."""
+    found = recipes.labels(recipe, contents, config.data.qualities)
+    missing = set(known) - found
+    if missing and not config.init_from:
+        raise UserError(
+            f"config.model.codecs names {', '.join(sorted(missing))}, of which the "
+            f"data has no version (it has {', '.join(sorted(found))}): name those that "
+            "are trained alone"
+        )
 
 
 def _check_same_experiment(workdir: Path, config: ConfigDict) -> None:

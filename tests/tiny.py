@@ -4,6 +4,7 @@ from flax import nnx
 from jax import numpy as jnp
 
 from cir_jax.models import build_model
+from cir_jax.models.layers import RestorationModel
 
 MODEL = {
     "name": "promptcir",
@@ -25,7 +26,7 @@ def model(seed: int = 0) -> nnx.Module:
     return build_model(MODEL, nnx.Rngs(seed))
 
 
-class Filter(nnx.Module):
+class Filter(RestorationModel):
     """One convolution that keeps to the model contract; compiles at once."""
 
     scale, multiple = 1, 8

@@ -10,7 +10,7 @@ import itertools
 import math
 import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -288,3 +288,23 @@ def for_reader(name: str, contents: Mapping[str, Any]) -> Recipe | None:
     )
     recipe.check()
     return recipe
+
+
+def labels(
+    recipe: Recipe | None, contents: Mapping[str, Any], qualities: Sequence[int] = ()
+) -> set[str]:
+    """What the degraded versions of a training are called, such as "jpeg".
+
+    Args:
+        recipe: what the reader runs, see `for_reader`; None for the records' versions.
+        contents: the records' manifest.
+        qualities: those of the records that are used; all when empty.
+    """
+    if recipe:
+        return {degradations.label(chain) for chain in recipe.chains}
+    versions = (version.rsplit(" ", 1) for version in contents["versions"])
+    return {
+        label
+        for label, quality in versions
+        if not qualities or int(quality) in qualities
+    }

@@ -36,15 +36,16 @@ class RestorationModel(nnx.Module):
     Attributes:
         scale: how much larger the restored image is.
         multiple: what the input's height and width must be a multiple of, in pixels.
-        codecs: names of the codecs that the network can be told of, with its call's
-            keyword `codec`.
-        wanted_codecs: those of which training must name one for each image.
+        tile: side of the tiles that large images are restored in by default, in pixels
+            of the input; see RESULTS.md for what that costs.
+        known_codecs: names of the codecs of which its call's keyword `codec` names one
+            for each image, in training always; () for a network that is told nothing.
     """
 
     scale: int
     multiple: int
-    codecs: tuple[str, ...] = ()
-    wanted_codecs: tuple[str, ...] = ()
+    tile: int = 512
+    known_codecs: tuple[str, ...] = ()
 
     def codec_index(self, codec: str | int) -> int:
         """The number by which the network knows a codec, given its name or number.
@@ -52,14 +53,17 @@ class RestorationModel(nnx.Module):
         Raises:
             UserError: it knows no such codec; lists those that it knows.
         """
-        if codec in self.codecs:
-            return self.codecs.index(codec)
-        if isinstance(codec, int) and 0 <= codec < len(self.codecs):
-            return codec
-        known = ", ".join(f"{name} ({i})" for i, name in enumerate(self.codecs))
-        raise UserError(
-            f"unknown codec {codec!r}: these weights know {known or 'none by name'}"
-        )
+        numbers = {name: i for i, name in enumerate(self.known_codecs)}
+        numbers = {str(i): i for i in numbers.values()} | numbers
+        if str(codec) in numbers:
+            return numbers[str(codec)]
+        if not self.known_codecs:
+            raise UserError(
+                f"codec {codec!r}: these weights know no codecs, they find out "
+                "themselves: name none"
+            )
+        known = ", ".join(f"{name} ({i})" for i, name in enumerate(self.known_codecs))
+        raise UserError(f"codec {codec!r} was not trained: these weights know {known}")
 
     @property
     def config(self) -> dict[str, Any]:

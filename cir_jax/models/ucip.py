@@ -116,7 +116,8 @@ class UCIP(RestorationModel):
             mixing: where the mixture of the codecs' prompts comes from: "codec" if the
                 caller says it; "pixel" or "image" if it is predicted, and how finely.
             codecs: names of the codecs, in the order of their prompts. The released
-                weights' order is not known, so that numbers stand for their names.
+                weights' order is not known, so that numbers stand for their names;
+                and where the mixture is predicted, only how many there are counts.
             rngs: where the initial parameters come from.
             dtype: type to compute in.
 
@@ -151,8 +152,8 @@ class UCIP(RestorationModel):
         self.head = Reconstruction(width, head_width, scale, skip, **options)
 
     @property
-    def wanted_codecs(self) -> tuple[str, ...]:
-        """The codecs of which training must name one for each image; () if blind."""
+    def known_codecs(self) -> tuple[str, ...]:
+        """The codecs that a call may name; () if the mixture is predicted."""
         return self.codecs if self.mixing == "codec" else ()
 
     def __call__(
@@ -162,21 +163,24 @@ class UCIP(RestorationModel):
 
         Args:
             image: in [0, 1], of any size.
-            codec: which codec compressed each image, as `codec_index` gives it, in
-                place of a predicted mixture. If the mixing is "codec", it is 0 for all
-                images by default, which is what the released evaluation passes.
+            codec: which codec compressed each image, as `codec_index` gives it; 0 for
+                all by default, which is what the released evaluation passes. Only if
+                the mixing is "codec".
 
         Returns:
             The restored images, `scale` times as large, about [0, 1], not clipped.
         """
-        if codec is None and self.mixing == "codec":
-            codec = jnp.zeros(image.shape[0], jnp.int32)
-        known = None if codec is None else jax.nn.one_hot(codec, len(self.codecs))
+        told = None
+        if self.mixing == "codec":
+            codec = jnp.zeros(image.shape[0], jnp.int32) if codec is None else codec
+            told = jax.nn.one_hot(codec, len(self.codecs))
+        elif codec is not None:
+            raise UserError(f"mixing {self.mixing!r} predicts the codec: give none")
 
         x = shallow = self.patch_embed(image)
         groups = zip(self.prompts, self.pos_blocks, self.blocks, strict=True)
         for prompts, peg, group in groups:
-            x = x + group(x, prompts(x, known), peg)
+            x = x + group(x, prompts(x, told), peg)
         x = shallow + self.conv_after_body(self.norm(x))
 
         x = self.head(x).astype(image.dtype)

@@ -153,9 +153,9 @@ def test_a_known_codec_is_a_mixture_of_that_codec_alone(mixing):
         np.testing.assert_allclose(known[image], slow, rtol=1e-5)
 
 
-def test_a_blind_network_given_the_codecs_uses_them_image_by_image():
+def test_a_network_told_the_codecs_uses_them_image_by_image():
     (images,) = arrays((2, 6, 6, 3))
-    model = build_model(BLIND | {"skip": False}, nnx.Rngs(0))
+    model = build_model(TINY, nnx.Rngs(0))
     graph, state = nnx.split(model)
     run = jax.jit(lambda state, *xs: nnx.merge(graph, state)(*xs))
     known = run(state, images, jnp.array([0, 2]))
@@ -163,6 +163,8 @@ def test_a_blind_network_given_the_codecs_uses_them_image_by_image():
     np.testing.assert_allclose(known, swapped, rtol=1e-3, atol=1e-5)
     for other in (run(state, images, jnp.array([2, 0])), run(state, images)):
         assert np.abs(known - other).max() > 1e-3
+    with pytest.raises(UserError, match="predicts the codec: give none"):
+        abstract_model(BLIND)(images, jnp.array([0, 2]))
 
 
 def test_told_nothing_the_official_mixing_uses_codec_0():
@@ -175,14 +177,15 @@ def test_told_nothing_the_official_mixing_uses_codec_0():
 
 def test_codecs_are_known_by_name_and_number_and_others_are_refused():
     model = abstract_model(TINY)
-    assert model.codec_index("avif") == model.codec_index(2) == 2
+    for codec in ("avif", 2, "2"):
+        assert model.codec_index(codec) == 2
     for codec in ("avi", -1, 3):
         with pytest.raises(UserError, match=r"know jpeg \(0\), webp \(1\), avif \(2\)"):
             model.codec_index(codec)
-    assert model.wanted_codecs == TINY["codecs"]
-    assert abstract_model(BLIND).wanted_codecs == ()
-    with pytest.raises(UserError, match="these weights know none by name"):
-        Restorer(abstract_model({"name": "promptcir"}), codec="jpeg")
+    assert model.known_codecs == TINY["codecs"]
+    for config in (BLIND, {"name": "promptcir"}):
+        with pytest.raises(UserError, match="these weights know no codecs"):
+            Restorer(abstract_model(config), codec="jpeg")
 
 
 def test_a_restorer_can_be_told_the_codec():

@@ -1,0 +1,61 @@
+"""UCIP, extra tiny: x4 of JPEG on the photographs that ship, in minutes.
+
+    python -m cir_jax.main --config=configs/ucip_quickstart.py --workdir=runs/ucip
+
+Hardware: 2 CPU cores. Time and score: see RESULTS.md.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The experiment; cir_jax/experiment.py says what each field means."""
+    config = ConfigDict()
+    config.seed = 0
+    config.model = ConfigDict(
+        {"name": "ucip", "variant": "XT", "codecs": ("jpeg", "hevc", "vvc")}
+    )
+    config.init_from = ""
+    config.dtype = "float32"
+    config.steps = 800
+    config.batch_size = 8
+    config.loss = "charbonnier"
+    config.ema_decay = 0.99
+    config.trainable = ()
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.final_learning_rate = 2e-5
+    config.optimizer.warmup_steps = 20
+    config.optimizer.decay = "cosine"
+    config.optimizer.decay_at = ()
+    config.optimizer.decay_factor = 1.0
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.99
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.clip_norm = 1.0
+
+    config.data = ConfigDict()
+    config.data.records = "{workdir}/records"
+    config.data.encode = (
+        "cir encode --source photos:train --codec jpeg --quality 10,20,30,40 "
+        "--scale 4 --crop 256 --stride 32 --out {records}"
+    )
+    config.data.encode_if_missing = True
+    config.data.recipe = ""
+    config.data.damaged = 0
+    config.data.patch = 24
+    config.data.grid_phase = "random"
+    config.data.qualities = ()
+    config.data.workers = 0
+
+    config.evaluation = ConfigDict()
+    config.evaluation.images = "photos:validation"
+    config.evaluation.codec = "jpeg"
+    config.evaluation.qualities = (10, 20, 30, 40)
+    config.evaluation.every = 400
+
+    config.checkpoint = ConfigDict({"every": 200, "keep": 2})
+    config.log_every = 25
+    config.mesh = ConfigDict({"fsdp": 1})
+    return config
