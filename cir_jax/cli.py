@@ -152,6 +152,29 @@ def _parser() -> argparse.ArgumentParser:
         "--codec", help="what made the images, for weights that can be told"
     )
     restore.add_argument("--overwrite", action="store_true")
+
+    compare = commands.add_parser("compare", help="look at versions of pictures")
+    compare.set_defaults(job=_compare)
+    compare.add_argument(
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="IN",
+        help="images, the one before first, then versions of it; or folders of such, "
+        "of the same file stems",
+    )
+    compare.add_argument("-o", "--out", type=Path, required=True, help="sheet, a PNG")
+    compare.add_argument(
+        "--crops", type=int, default=3, help="of each picture, where it changed most"
+    )
+    compare.add_argument(
+        "--size", type=int, default=64, help="side of the crops, pixels"
+    )
+    compare.add_argument(
+        "--zoom",
+        type=int,
+        help="of the crops, a whole number; default: what fits, up to 4",
+    )
     return parser
 
 
@@ -262,6 +285,22 @@ def _restore(options: argparse.Namespace) -> int:
     for reason in failed.values():
         print(f"failed: {reason}", file=sys.stderr)
     return SOME_FAILED if failed else DONE
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from cir_jax.compare import compare
+
+    left_out = compare(
+        options.inputs,
+        options.out,
+        crops=options.crops,
+        size=options.size,
+        zoom=options.zoom,
+    )
+    for sentence in left_out:
+        print(sentence, file=sys.stderr)
+    print(f"sheet: {options.out}")
+    return DONE
 
 
 def _named(text: str, flag: str, form: str) -> tuple[str, str]:

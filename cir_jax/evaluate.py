@@ -375,7 +375,8 @@ def picture(
         versions |= {
             method: restorer(pair.degraded) for method, restorer in restorers.items()
         }
-        place = pictures.most_changed(pair.baseline, [*versions.values()][-1], window)
+        change = pictures.difference(pair.baseline, [*versions.values()][-1])
+        (place,) = pictures.most_changed([change], window)
         rows.append(
             [
                 (f"{label}  {metrics.psnr(pair.clean, version):.2f} dB", version[place])
