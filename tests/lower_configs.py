@@ -13,7 +13,10 @@ from cir_jax.models import abstract_model
 from cir_jax.optimizers import optimizer
 from cir_jax.train import DTYPES, initial_state, jit_step
 
-STAGES = {"promptcir": (("offline",), ("online",))}
+STAGES = {
+    "promptcir": (("offline",), ("online",)),
+    "ucip": (("blind",), ("oracle",)),
+}
 
 lowered = {}
 for path in CONFIGS:
@@ -23,15 +26,22 @@ for path in CONFIGS:
         mesh = parallel.make_mesh(config.mesh.fsdp)
         model = abstract_model(config.model, dtype=DTYPES[config.dtype])
         graphdef, params = nnx.split(model, nnx.Param)
-        transformation = optimizer(config.optimizer, config.steps)
+        transformation = optimizer(config.optimizer, config.steps, config.trainable)
         start = functools.partial(
             initial_state, transformation=transformation, mesh=mesh
         )
         state = jax.eval_shape(start, nnx.to_pure_dict(params))
-        side = config.data.patch
-        patches = jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)
+        batch = {
+            name: jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)
+            for name, side in (
+                ("degraded", config.data.patch),
+                ("clean", model.scale * config.data.patch),
+            )
+        }
+        if model.known_codecs:
+            batch["codec"] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
         step = jit_step(config, graphdef, transformation, mesh)
-        program = step.lower(state, {"degraded": patches, "clean": patches})
+        program = step.lower(state, batch)
         name = ":".join((path.stem, *arguments))
         lowered[name] = "num_partitions = 8" in program.as_text()
 print(json.dumps(lowered))

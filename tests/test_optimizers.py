@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from cir_jax.errors import UserError
-from cir_jax.losses import charbonnier, l1
+from cir_jax.losses import LOSSES, charbonnier, l1, mse
 from cir_jax.optimizers import learning_rate, optimizer, trained
 
 
@@ -115,11 +115,12 @@ def test_losses_on_numbers_done_by_hand():
     restored = jnp.array([0.0, 0.5, 1.0, 0.25]).reshape(1, 2, 2, 1)
     clean = jnp.array([0.0, 0.25, 0.5, 0.25]).reshape(1, 2, 2, 1)
     assert float(l1(restored, clean)) == pytest.approx(0.75 / 4)
+    assert float(mse(restored, clean)) == pytest.approx(0.3125 / 4)
     expected = np.mean(np.sqrt(np.array([0, 0.25, 0.5, 0]) ** 2 + 1e-6))
     assert float(charbonnier(restored, clean)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_losses_of_bfloat16_images_are_float32():
     images = [jnp.full((1, 2, 2, 3), value, jnp.bfloat16) for value in (0.5, 0.25)]
-    for loss in (l1, charbonnier):
+    for loss in LOSSES.values():
         assert loss(images[0], images[1].astype(jnp.float32)).dtype == jnp.float32

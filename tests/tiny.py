@@ -19,6 +19,16 @@ MODEL = {
     "prompt_dims": (4, 4, 4),
     "prompt_heads": 1,
 }
+UCIP = {  # told the codec, x4
+    "name": "ucip",
+    "width": 8,
+    "depths": (2,),
+    "prompt_dim": 4,
+    "bases": 2,
+    "mlp_ratio": 1.0,
+    "head_width": 4,
+    "codecs": ("jpeg", "webp"),
+}
 
 
 def model(seed: int = 0) -> nnx.Module:

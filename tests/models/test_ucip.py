@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 from golden_weights import assert_close, load, recorded_outputs
 from twins import arrays
@@ -14,16 +15,7 @@ from cir_jax.errors import UserError
 from cir_jax.models import abstract_model, build_model
 from cir_jax.models.ucip import DPM, PTMM, SPADE
 
-TINY = {
-    "name": "ucip",
-    "width": 8,
-    "depths": (2,),
-    "prompt_dim": 4,
-    "bases": 2,
-    "mlp_ratio": 1.0,
-    "head_width": 4,
-    "codecs": ("jpeg", "webp", "avif"),
-}
+TINY = tiny.UCIP | {"codecs": ("jpeg", "webp", "avif")}
 BLIND = TINY | {"mixing": "pixel", "skip": True}
 PARAMETERS = {"base": 11_424_291, "S": 4_383_731, "T": 1_036_707, "XT": 122_099}
 

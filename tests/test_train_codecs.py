@@ -1,0 +1,113 @@
+"""Training networks that know several codecs: told which, blind, and on a new one."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+from test_experiment import QUICKSTART, load
+from test_train import params
+
+from cir_jax import cli
+from cir_jax.errors import UserError
+from cir_jax.train import train_and_evaluate
+
+BLIND = tiny.UCIP | {"mixing": "pixel", "skip": True}
+
+
+@pytest.fixture(scope="module")
+def two_codecs(tmp_path_factory):
+    """Records of x4 whose versions are of two codecs."""
+    folder = tmp_path_factory.mktemp("data")
+    recipe = folder / "two.toml"
+    recipe.write_text('degradations = ["jpeg 20", "webp 10"]')
+    arguments = ["encode", "--recipe", str(recipe), "--scale", "4", "--crop", "256"]
+    assert cli.run([*arguments, "--out", str(folder / "records")]) == cli.DONE
+    return folder / "records"
+
+
+@pytest.fixture
+def config(two_codecs, validation):
+    config = load(QUICKSTART)
+    config.model = tiny.UCIP
+    config.steps = 4
+    config.batch_size = 2
+    config.data.records = str(two_codecs)
+    config.data.encode_if_missing = False
+    config.data.patch = 16
+    config.evaluation.images = str(validation)
+    config.evaluation.qualities = (20,)
+    config.evaluation.every = 4
+    config.checkpoint.every = 4
+    return config
+
+
+def evaluated(workdir, folder, *arguments):
+    return cli.run(
+        ["evaluate", "--weights", str(workdir), "--set", f"crops={folder}"]
+        + ["--quality", "20", *arguments]
+    )
+
+
+def test_a_network_that_is_told_the_codec(config, tmp_path, validation, capsys):
+    report = train_and_evaluate(config, tmp_path / "run")
+    told = f"told the codec: {config.model.name}"
+    assert report.rows()[1]["method"] == "ucip" and told in report.table()
+
+    json_file = tmp_path / "scores.json"
+    arguments = ["--tell-codec", "--json", str(json_file)]
+    assert evaluated(tmp_path / "run", validation, *arguments) == cli.DONE
+    again = json.loads(json_file.read_text())["rows"][1]
+    assert again["psnr"] == pytest.approx(report.rows()[1]["psnr"], abs=1e-6)
+
+    with pytest.raises(UserError, match=r"'avif' .* know jpeg \(0\), webp \(1\)"):
+        evaluated(tmp_path / "run", validation, "--codec", "avif", "--tell-codec")
+    restore = ["restore", str(validation), "-o", str(tmp_path / "out")]
+    restore += ["--weights", str(tmp_path / "run")]
+    with pytest.raises(UserError, match=r"'hevc' was not trained: these weights know"):
+        cli.run([*restore, "--codec", "hevc"])
+    assert cli.run([*restore, "--codec", "webp"]) == cli.DONE
+
+
+@pytest.mark.parametrize(
+    ("codecs", "words"),
+    [
+        (("jpeg", "webp", "hevc"), r"names hevc, of which the data has no version"),
+        (("jpeg",), r"versions by webp, the model knows \('jpeg',\)"),
+    ],
+)
+def test_codecs_and_data_that_differ_are_refused(config, tmp_path, codecs, words):
+    config.model = tiny.UCIP | {"codecs": codecs}
+    config.batch_size = 16  # so that the first batch has both
+    with pytest.raises(UserError, match=words):
+        train_and_evaluate(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_prompt_tuning_changes_what_it_says_bit_for_bit(
+    config, tmp_path, validation, capsys
+):
+    config.model = BLIND
+    train_and_evaluate(config, tmp_path / "before")
+    with pytest.raises(UserError, match="these weights know no codecs"):
+        evaluated(tmp_path / "before", validation, "--tell-codec")
+
+    config.init_from = str(tmp_path / "before")
+    config.data.qualities = (10,)  # WebP's alone
+    before = params(tmp_path / "before")
+    for trainable in (("^prompts/",), ("^prompts/", "/offset_layer/")):
+        config.trainable = trainable
+        workdir = tmp_path / f"after{len(trainable)}"
+        train_and_evaluate(config, workdir)
+        after = params(workdir)
+        assert after.keys() == before.keys()
+        changed = {n for n in before if not np.array_equal(before[n], after[n])}
+        named = {
+            n
+            for n in before
+            if n.startswith("prompts.")
+            or (len(trainable) == 2 and ".offset_layer." in n)
+        }
+        assert changed == named
+        count = sum(before[name].size for name in named)
+        assert f"{count:,} of them trained" in " ".join(capsys.readouterr().err.split())
