@@ -43,10 +43,9 @@ def config(two_codecs, validation):
 
 
 def evaluated(workdir, folder, *arguments):
-    return cli.run(
-        ["evaluate", "--weights", str(workdir), "--set", f"crops={folder}"]
-        + ["--quality", "20", *arguments]
-    )
+    crops = f"crops={folder}"
+    fixed = ["evaluate", "--weights", str(workdir), "--set", crops, "--quality", "20"]
+    return cli.run([*fixed, *arguments])
 
 
 def test_a_network_that_is_told_the_codec(config, tmp_path, validation, capsys):
