@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import re
 import stat
 import sys
@@ -9,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
@@ -24,7 +25,7 @@ _settings_lock = threading.RLock()
 
 
 @contextlib.contextmanager
-def opened_file(path: Path) -> Iterator[BinaryIO]:
+def opened_file(path: Path) -> Iterator[io.BufferedIOBase]:
     """An ordinary file, open to be read.
 
     Raises:
@@ -47,7 +48,7 @@ def opened_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def opened_image(
-    file: BinaryIO, name: str, max_pixels: int, remedy: str
+    file: io.BufferedIOBase, name: str, max_pixels: int, remedy: str
 ) -> Iterator[Image.Image]:
     """An image, of which the header is read; what fails in the block is its damage.
 
@@ -82,7 +83,7 @@ def opened_image(
         raise UserError(f"{name} cannot be decoded ({reason}): {remedy}") from error
 
 
-def open_header(file: BinaryIO, name: str) -> Image.Image:
+def open_header(file: io.BufferedIOBase, name: str) -> Image.Image:
     """Lets Pillow read the header, without a limit of size.
 
     Raises:

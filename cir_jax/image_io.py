@@ -5,11 +5,10 @@ import dataclasses
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 
 from cir_jax import image_arrays, image_files, image_metadata, png
 from cir_jax.errors import UserError
@@ -174,7 +173,7 @@ def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
 
 
 @contextlib.contextmanager
-def written(path: Path) -> Iterator[BinaryIO]:
+def written(path: Path) -> Iterator[io.BufferedIOBase]:
     """A file to write `path` to, whole or not at all; makes its folder.
 
     Raises:
@@ -189,7 +188,7 @@ def written(path: Path) -> Iterator[BinaryIO]:
         raise UserError(f"{path} cannot be written: {reason}") from error
 
 
-def _read_rgb(file: BinaryIO, name: str) -> UInt8[np.ndarray, "h w 3"]:
+def _read_rgb(file: io.BufferedIOBase, name: str) -> UInt8[np.ndarray, "h w 3"]:
     limit = image_files.MAX_PIXELS
     with image_files.opened_image(file, name, limit, "replace it") as image:
         deep = image_arrays.is_deep(image)
@@ -199,7 +198,11 @@ def _read_rgb(file: BinaryIO, name: str) -> UInt8[np.ndarray, "h w 3"]:
                 f"{name} has {kind}: convert it to 8-bit RGB or grey without "
                 "alpha first"
             )
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        pixels, _ = image_arrays.unpack(
+            image, "RGB", lambda stripe: stripe.convert("RGB")
+        )
+        orientation, _ = image_metadata.exif_of(image)
+    return image_arrays.upright(pixels, orientation)
 
 
 Fields = tuple[np.ndarray, np.ndarray | None, bool, bytes | None]
@@ -241,7 +244,7 @@ def _decode(image: Image.Image) -> Fields:
     return *image_arrays.unpack(image, bands, convert), grey, icc
 
 
-def _decode_deep(image: Image.Image, file: BinaryIO, path: Path) -> Fields:
+def _decode_deep(image: Image.Image, file: io.BufferedIOBase, path: Path) -> Fields:
     """Decodes an image of 16 bits a channel, in its own colours."""
     grey = image.mode in GREY_MODES or image_arrays.raw_mode(image).startswith("LA")
     white_is_zero = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0

@@ -5,7 +5,7 @@ import io
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
@@ -220,7 +220,7 @@ def _stripes(
 
 
 def _encode(
-    file: BinaryIO,
+    file: io.BufferedIOBase,
     kind: OutputFormat,
     size: tuple[int, int],
     stripes: Iterator[UInt8[np.ndarray, "_ w c"] | UInt16[np.ndarray, "_ w c"]],

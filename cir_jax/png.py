@@ -4,10 +4,10 @@ Pillow writes no 16-bit colour, and needs a copy of the image at 4 bytes a pixel
 rest; here the memory is that of one stripe. PNG specification, third edition (W3C).
 """
 
+import io
 import struct
 import zlib
 from collections.abc import Iterable
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
@@ -21,7 +21,7 @@ PAETH = 4
 
 
 def write(
-    file: BinaryIO,
+    file: io.BufferedIOBase,
     shape: tuple[int, int, int],
     depth: int,
     stripes: Iterable[UInt8[np.ndarray, "_ w c"] | UInt16[np.ndarray, "_ w c"]],
@@ -61,7 +61,7 @@ def write(
     _chunk(file, b"IEND", b"")
 
 
-def _chunk(file: BinaryIO, kind: bytes, data: bytes) -> None:
+def _chunk(file: io.BufferedIOBase, kind: bytes, data: bytes) -> None:
     file.write(struct.pack(">I", len(data)) + kind)
     file.write(data)
     file.write(struct.pack(">I", zlib.crc32(data, zlib.crc32(kind))))

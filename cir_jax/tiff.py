@@ -4,9 +4,9 @@ Pillow writes no 16-bit colour. TIFF 6.0 with Adobe's deflate and the horizontal
 predictor (section 14).
 """
 
+import io
 import zlib
 from collections.abc import Iterable
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
@@ -20,7 +20,7 @@ UNASSOCIATED_ALPHA = 2
 
 
 def write(
-    file: BinaryIO,
+    file: io.BufferedIOBase,
     shape: tuple[int, int, int],
     depth: int,
     stripes: Iterable[UInt8[np.ndarray, "_ w c"] | UInt16[np.ndarray, "_ w c"]],

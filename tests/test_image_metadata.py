@@ -54,7 +54,7 @@ def test_orientation_turns_16_bits_and_alpha(tmp_path):
 @pytest.mark.parametrize("start", [".jpg", ".tif", ".webp", ".png"])
 @pytest.mark.parametrize("name", WITH_METADATA)
 def test_exif_is_carried_without_what_stops_being_true(tmp_path, name, start):
-    Image.fromarray(RGB).save(tmp_path / f"a{start}", exif=exif(8))
+    Image.fromarray(RGB).save(tmp_path / f"a{start}", exif=exif(8).tobytes())
     picture = read_picture(tmp_path / f"a{start}")
     path = tmp_path / f"b{image_out.output_suffix(name, '')}"
     write_picture(path, np.repeat(picture.pixels, 4, axis=1), picture, name)
@@ -66,6 +66,21 @@ def test_exif_is_carried_without_what_stops_being_true(tmp_path, name, start):
         inner = tags.get_ifd(ExifTags.IFD.Exif)
         assert inner[TAKEN] == "2020:01:02 03:04:05" and WIDTH not in inner
         assert tags.get_ifd(ExifTags.IFD.GPSInfo)[1] == "N"
+
+
+def test_exif_that_is_all_below_its_first_directory(tmp_path):
+    tags = Image.Exif()
+    tags.get_ifd(ExifTags.IFD.Exif)[TAKEN] = "2020:01:02 03:04:05"
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=tags.tobytes())
+    again = Image.Exif()
+    again.load(read_picture(tmp_path / "a.jpg").exif)
+    assert again.get_ifd(ExifTags.IFD.Exif)[TAKEN] == "2020:01:02 03:04:05"
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".gif"])
+def test_no_exif_is_none(tmp_path, suffix):
+    Image.fromarray(RGB).save(tmp_path / f"a{suffix}")
+    assert read_picture(tmp_path / f"a{suffix}").exif is None
 
 
 def test_broken_exif_does_not_stop_a_picture(tmp_path):
