@@ -91,7 +91,8 @@ def read_picture(
         path: the file.
         max_pixels: refuse larger images, before they are decoded.
         allow_truncated: take what there is of a file that breaks off; the rest is grey
-            or black. Meanwhile, other threads' reading by Pillow takes it as well.
+            or black. A setting of the whole process: meanwhile other threads' strict
+            reads wait or are as lenient.
 
     Raises:
         UserError: the file cannot be read, is no image of an open format or too large,

@@ -6,7 +6,7 @@ import image_bytes
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, features
 
 from cir_jax import image_files
 from cir_jax.errors import UserError
@@ -35,7 +35,7 @@ def image_of(mode):
 READ = {
     # mode: formats that hold it, whether it is read as grey, with alpha
     "1": (["PNG", "TIFF", "BMP", "GIF"], True, False),
-    "L": (["PNG", "TIFF", "BMP", "JPEG2000", "JPEG", "AVIF"], True, False),
+    "L": (["PNG", "TIFF", "BMP", "JPEG2000", "JPEG"], True, False),
     "LA": (["PNG", "TIFF", "JPEG2000"], True, True),
     "P": (["TIFF", "BMP", "GIF"], False, False),
     "PA": (["TIFF"], False, True),
@@ -51,6 +51,8 @@ READ = {
     ("mode", "file_format"), [(mode, name) for mode in READ for name in READ[mode][0]]
 )
 def test_every_mode_is_read_as_pillow_shows_it(tmp_path, mode, file_format):
+    if (mode, file_format) == ("YCbCr", "TIFF") and features.version("pil") < "13":
+        pytest.skip("Pillow before 13 does not read what it writes")
     path = tmp_path / "image"
     image_of(mode).save(path, file_format)
     picture = read_picture(path)
