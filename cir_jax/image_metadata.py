@@ -1,0 +1,104 @@
+"""What travels with an image's pixels: its EXIF, and the colours they stand for."""
+
+import io
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import ExifTags, Image, ImageCms
+
+TIFF_EXIF = {
+    *(270, 271, 272),  # description, make, model
+    *(282, 283, 296),  # resolution
+    *(305, 306, 315, 316, 33432),  # software, time, artist, computer, copyright
+    *(18246, *range(40091, 40096)),  # rating; title, comment, ... as Windows keeps them
+    *(ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo),
+}
+"""A TIFF's directory is its EXIF: the tags of the picture, not of its storage."""
+SIZES = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)
+SPACES = {"L": b"GRAY", "RGB": b"RGB ", "CMYK": b"CMYK"}
+"""The colour space in an ICC profile's header, by the mode of the pixels."""
+SAME = 1
+"""Levels of 255 by which a profile may differ from sRGB and still count as it."""
+
+
+def exif_of(image: Image.Image) -> tuple[int, bytes | None]:
+    """The orientation of an image, and its EXIF without it.
+
+    Left out are what stops being true (orientation, width and height, the thumbnail)
+    and EXIF that is too broken to be written again.
+
+    Args:
+        image: a loaded image (TIFF is turned by Pillow when it loads).
+
+    Returns:
+        The orientation, 1 (upright) to 8; EXIF with its `Exif` heading, or None.
+    """
+    try:
+        exif = image.getexif()
+        orientation = exif.pop(ExifTags.Base.Orientation, 1)
+        if image.format == "TIFF":
+            for tag in set(exif) - TIFF_EXIF:
+                del exif[tag]
+        for tag in SIZES:
+            exif.get_ifd(ExifTags.IFD.Exif).pop(tag, None)
+        data = exif.tobytes() if len(exif) else None
+    except Exception:  # broken EXIF makes Pillow raise anything; the pixels are fine
+        return 1, None
+    return orientation if orientation in range(1, 9) else 1, data
+
+
+def fits(icc: bytes | None, mode: str) -> bool:
+    """Whether there is a profile, and it speaks of "L", "RGB" or "CMYK" pixels."""
+    return bool(icc) and icc[16:20] == SPACES[mode]
+
+
+def srgb_profile() -> bytes:
+    """An ICC profile of sRGB; the same bytes on every day."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile[:24] + bytes(12) + profile[36:]  # without the time of its making
+
+
+def to_srgb(
+    icc: bytes, mode: str, alpha: bool
+) -> tuple[bytes | None, ImageCms.ImageCmsTransform | None]:
+    """How pixels become sRGB: relative colorimetric, with black point compensation.
+
+    Args:
+        icc: a profile that fits the mode.
+        mode: of the pixels: "RGB" or "CMYK".
+        alpha: RGB pixels have alpha, which is carried over.
+
+    Returns:
+        The profile of the pixels afterwards, and the argument of
+        `ImageCms.applyTransform`, which is None where nothing is to be done. A profile
+        that maps a grid of colours onto themselves is sRGB, whatever its name: it and
+        the pixels stay as they are. One that is broken is dropped.
+    """
+
+    def transform(source: str, target: str) -> ImageCms.ImageCmsTransform:
+        return ImageCms.buildTransform(
+            ImageCms.getOpenProfile(io.BytesIO(icc)),
+            ImageCms.createProfile("sRGB"),
+            source,
+            target,
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+
+    try:
+        if mode == "RGB":
+            seen = ImageCms.applyTransform(
+                Image.fromarray(_colour_grid()), transform("RGB", "RGB")
+            )
+            if np.abs(np.int16(seen) - _colour_grid()).max() <= SAME:
+                return icc, None
+        suffix = "A" if alpha else ""
+        return srgb_profile(), transform(mode + suffix, "RGB" + suffix)
+    except ImageCms.PyCMSError:
+        return None, None
+
+
+def _colour_grid() -> UInt8[np.ndarray, "27 27 3"]:
+    """Every colour of nine levels a channel."""
+    levels = np.linspace(0, 255, 9).astype(np.uint8)
+    return np.stack(np.meshgrid(levels, levels, levels), -1).reshape(27, 27, 3)
