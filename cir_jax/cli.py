@@ -5,6 +5,7 @@ Modules are imported by the subcommand that needs them: JAX takes seconds to loa
 """
 
 import argparse
+import collections
 import shlex
 import sys
 import traceback
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cir_jax import codecs
-from cir_jax.errors import UserError
+from cir_jax.errors import UserError, unknown
 
 DONE, SOME_FAILED, WRONG_USE, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
 
@@ -143,15 +144,60 @@ def _parser() -> argparse.ArgumentParser:
         "--json", type=Path, help="write rows and every image's scores"
     )
 
-    restore = commands.add_parser("restore", help="restore images and folders to PNG")
+    restore = commands.add_parser("restore", help="restore images and folders")
     restore.set_defaults(job=_restore)
     restore.add_argument("inputs", nargs="+", type=Path, metavar="IN")
     restore.add_argument("-o", "--out", type=Path, required=True, help="output folder")
-    restore.add_argument("--weights", required=True, help="a name, file or workdir")
+    restore.add_argument(
+        "--weights",
+        required=True,
+        help="a name, file or workdir; by commas several, whose mean is taken",
+    )
     restore.add_argument(
         "--codec", help="what made the images, for weights that can be told"
     )
-    restore.add_argument("--overwrite", action="store_true")
+    restore.add_argument(
+        "--format",
+        help="png (default), same as the input, or tiff, jpeg2000, bmp, jpeg, webp, "
+        "avif",
+    )
+    restore.add_argument(
+        "--quality", type=int, help="of lossy outputs; default 95, AVIF 90"
+    )
+    restore.add_argument("--overwrite", action="store_true", help="existing outputs")
+    restore.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, do nothing"
+    )
+    restore.add_argument("--report", type=Path, help="write what became of each file")
+    restore.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        help="how much of the correction is applied, 0 to 1 (default)",
+    )
+    restore.add_argument(
+        "--self-ensemble",
+        action="store_true",
+        help="average over 8 flips and rotations: 8 times as long",
+    )
+    restore.add_argument(
+        "--tile", type=int, help="side of the tiles, pixels; default: what memory holds"
+    )
+    restore.add_argument("--device", help="cpu, gpu, tpu or such as gpu:1")
+    restore.add_argument(
+        "--precision", default="float32", help="float32 (default) or bfloat16"
+    )
+    restore.add_argument(
+        "--max-megapixels",
+        type=float,
+        default=300,
+        help="refuse larger images; default 300",
+    )
+    restore.add_argument(
+        "--allow-truncated",
+        action="store_true",
+        help="restore what there is of files that break off",
+    )
 
     compare = commands.add_parser("compare", help="look at versions of pictures")
     compare.set_defaults(job=_compare)
@@ -252,8 +298,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     if options.scale is not None and options.scale < 1:
         raise UserError(f"--scale is {options.scale}: give at least 1")
-    if options.json and not options.json.parent.is_dir():
-        raise UserError(f"--json {options.json}: its folder does not exist")
+    _check_folder_of("--json", options.json)
     sets = {}
     for named in options.set or ["photographs=photos:validation"]:
         name, folder = _named(named, "--set", "NAME=DIR")
@@ -278,13 +323,62 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _restore(options: argparse.Namespace) -> int:
-    from cir_jax.restore import Restorer, restore_files
+    from rich.console import Console
 
-    restorer = Restorer(options.weights, options.codec)
-    failed = restore_files(restorer, options.inputs, options.out, options.overwrite)
-    for reason in failed.values():
-        print(f"failed: {reason}", file=sys.stderr)
-    return SOME_FAILED if failed else DONE
+    from cir_jax import restore_files
+    from cir_jax.data import manifest
+
+    jobs = restore_files.plan(options.inputs, options.out, options.format)
+    how = restore_files.Options(
+        options.format,
+        options.quality,
+        options.overwrite,
+        round(options.max_megapixels * 1e6),
+        options.allow_truncated,
+    )
+    if options.dry_run:
+        for target, source in jobs.items():
+            there = target.exists() and not options.overwrite
+            print(f"{source} -> {target}{' (there: skipped)' if there else ''}")
+        return DONE
+    _check_folder_of("--report", options.report)
+    options.out.mkdir(parents=True, exist_ok=True)
+    restorer = _restorer(options)
+    outcomes: list[restore_files.Outcome] = []
+    try:
+        console = Console(stderr=True)
+        restore_files.restore_files(restorer, jobs, how, console, outcomes.append)
+    finally:  # also when interrupted
+        for outcome in outcomes:
+            if outcome.status == "failed":
+                print(f"failed: {outcome.reason}", file=sys.stderr)
+        counts = collections.Counter(outcome.status for outcome in outcomes)
+        kinds = ("restored", "skipped", "failed")
+        summary = ", ".join(f"{counts[kind]} {kind}" for kind in kinds)
+        print(f"{summary}, of {len(jobs)} images")
+        if options.report:
+            rows = [outcome.to_json() for outcome in outcomes]
+            settings = {"weights": options.weights, "strength": options.strength}
+            manifest.write_json(options.report, settings | {"images": rows})
+    return SOME_FAILED if counts["failed"] else DONE
+
+
+def _restorer(options: argparse.Namespace):
+    """The restorer that the flags of `cir restore` ask for."""
+    from cir_jax import models, weights
+    from cir_jax.restore import Restorer
+
+    if options.precision not in models.DTYPES:
+        raise unknown("precision", options.precision, models.DTYPES)
+    dtype = models.DTYPES[options.precision]
+    return Restorer(
+        weights.load_average(options.weights.split(","), dtype=dtype),
+        options.codec,
+        tile=options.tile or "default",
+        strength=options.strength,
+        self_ensemble=options.self_ensemble,
+        device=options.device,
+    )
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -301,6 +395,12 @@ def _compare(options: argparse.Namespace) -> int:
         print(sentence, file=sys.stderr)
     print(f"sheet: {options.out}")
     return DONE
+
+
+def _check_folder_of(flag: str, path: Path | None) -> None:
+    """Refuses, before long work, a file that could not be written after it."""
+    if path and not path.parent.is_dir():
+        raise UserError(f"{flag} {path}: its folder does not exist")
 
 
 def _named(text: str, flag: str, form: str) -> tuple[str, str]:

@@ -125,6 +125,21 @@ def read_picture(
     )
 
 
+def read_size(
+    path: Path, *, max_pixels: int = image_files.MAX_PIXELS
+) -> tuple[int, int]:
+    """Height and width of an image file as stored, from its header alone.
+
+    Raises:
+        UserError: see `read_picture`; what lies behind the header is not looked at.
+    """
+    with (
+        image_files.opened_file(path) as file,
+        image_files.opened_image(file, str(path), max_pixels, "replace it") as image,
+    ):
+        return image.height, image.width
+
+
 def read_rgb(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes an image file to RGB, turned as its EXIF orientation says.
 

@@ -1,24 +1,31 @@
-"""Using a model: `Restorer`, arrays in and arrays out, and the folder job on top."""
+"""Using a model: `Restorer`, a function from arrays to restored arrays."""
 
 import copy
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 from flax import nnx
-from jaxtyping import Float32, UInt8
-from rich.console import Console
-from rich.progress import track
+from jaxtyping import Float32, UInt8, UInt16
 
 from cir_jax import image_io, tiling, weights
-from cir_jax.errors import UserError
+from cir_jax.errors import UserError, unknown
 from cir_jax.models.layers import RestorationModel
+from cir_jax.ops.enlarge import enlarge
 
-Image = UInt8[np.ndarray, "_ _ 3"] | Float32[np.ndarray, "_ _ 3"]
+Pixels = UInt8[np.ndarray, "_ _ 3"] | UInt16[np.ndarray, "_ _ 3"]
+Image = Pixels | Float32[np.ndarray, "_ _ 3"]
+LEAST_TILE = 64
+"""Pixels a side; a device without memory for that cannot be helped."""
+SHARE = 0.5
+"""Of the free memory, what a program may take."""
+TURNS = range(8)
 
 
 class Restorer:
@@ -26,19 +33,26 @@ class Restorer:
 
     What is at most a tile large is padded at the bottom and right by mirroring to the
     model's multiple, only when needed, restored in one piece, and cropped. Larger
-    images are restored in tiles (see tiling.py), in memory that does not grow. One
-    program is compiled per padded size, and one for all images that need tiles.
+    images are restored in tiles (see tiling.py), in memory that does not grow with
+    them. One program is compiled per padded size, and one for all images that are cut
+    alike. Threads may share a restorer.
 
     Args:
         model: a shipped name, a weights file, a workdir, or a model.
         codec: name or number of the codec that made the images, for models that can be
             told.
         tile: largest side in pixels of what is restored in one piece; None for images
-            of any size in one piece, as measuring wants it; the model's by default.
+            of any size in one piece, as measuring wants it. By default the model's, or
+            less where the device's free memory asks for that.
+        strength: how much of the correction is applied, 0 to 1.
+        self_ensemble: restore the 8 flips and rotations of an image and average what
+            they give; takes 8 times as long.
+        device: "cpu", "gpu" or "tpu", or one of several such as "gpu:1"; JAX's default
+            when None.
 
     Raises:
-        UserError: there is no such model, it does not know the codec, or the tile is
-            less than 1.
+        UserError: there is no such model or device, the model does not know the codec,
+            or a number is out of range.
     """
 
     def __init__(
@@ -47,24 +61,42 @@ class Restorer:
         codec: str | int | None = None,
         *,
         tile: int | Literal["default"] | None = "default",
+        strength: float = 1.0,
+        self_ensemble: bool = False,
+        device: str | None = None,
     ):
         if not isinstance(model, nnx.Module):
             model = weights.load(model)
+        if not 0 <= strength <= 1:
+            raise UserError(f"strength {strength} is not in 0 to 1")
+        if tile not in (None, "default") and tile < 1:
+            raise UserError(f"tile {tile}: give at least 1 pixel")
         self.scale, self.multiple = model.scale, model.multiple
-        self.codec = codec
+        self.codec, self.self_ensemble = codec, self_ensemble
+        self._asked_tile = tile
         self.tile = model.tile if tile == "default" else tile
-        if self.tile is not None and self.tile < 1:
-            raise UserError(f"tile {self.tile}: give at least 1 pixel")
-        known = {}
+        platform = find_device(device).platform if device else jax.default_backend()
+        self.batch = 1 if platform == "cpu" else 4  # one keeps a CPU busy
+        told = {}
         if codec is not None:
-            known["codec"] = jnp.array([model.codec_index(codec)])
+            told["codec"] = jnp.array([model.codec_index(codec)])
         graphdef, params = nnx.split(model, nnx.Param)
         self._params = nnx.to_pure_dict(params)
+        if device is not None:
+            self._params = jax.device_put(self._params, find_device(device))
         self._programs: dict[tuple[int, ...], Any] = {}
 
         def apply(params, images):
             model = nnx.merge(graphdef, params)
-            return model(images, **known).astype(jnp.float32)
+            codecs = {
+                name: jnp.broadcast_to(number, images.shape[:1])
+                for name, number in told.items()
+            }
+            restored = model(images, **codecs).astype(jnp.float32)
+            if strength == 1:
+                return restored
+            start = enlarge(images, model.scale)
+            return start + strength * (restored - start)
 
         self._apply = jax.jit(apply)
 
@@ -78,122 +110,158 @@ class Restorer:
         """How an image of a size is cut into tiles; None if it is not cut."""
         if self.tile is None or max(height, width) <= self.tile:
             return None
-        return tiling.grid(self.multiple, self.tile, height, width)
+        return self.common_grid(height, width)
+
+    def common_grid(self, height: int, width: int) -> tiling.Grid:
+        """One grid for all images up to a size, as large as the device's memory allows.
+
+        Its program is compiled. Unless the tile was asked for, it is halved until the
+        program fits into half of the memory that is free.
+        """
+        while True:
+            tile = self.tile or max(height, width)
+            grid = tiling.grid(self.multiple, tile, height, width)
+            if self._asked_tile != "default":
+                return grid
+            needed = _memory_of(self._program(self.batch, grid.height, grid.width))
+            if needed <= SHARE * self._free_memory() or not self.shrink():
+                return grid
+
+    def shrink(self) -> bool:
+        """Halves what is restored at a time, and says so; False if it is the least."""
+        if self.batch > 1:
+            self.batch //= 2
+        elif self.tile and self.tile // 2 >= LEAST_TILE:
+            self.tile //= 2
+        else:
+            return False
+        tiles = f"{self.batch} tile(s) of {self.tile} pixels"
+        print(f"not enough memory: {tiles} at a time now", file=sys.stderr)
+        return True
 
     def compile(self, height: int, width: int) -> None:
         """Makes the program for images of a size, so that the first call is fast."""
         grid = self.grid(height, width)
         if grid:
-            self._program(grid.height, grid.width)
+            self._program(self.batch, grid.height, grid.width)
         else:
-            self._program(*(size + -size % self.multiple for size in (height, width)))
+            padded = (size + -size % self.multiple for size in (height, width))
+            self._program(1, *padded)
 
-    def __call__(self, image: Image) -> Image:
+    def __call__(self, image: Image, grid: tiling.Grid | None = None) -> Image:
         """Restores one RGB image.
 
         Args:
-            image: uint8, or float32 in [0, 1]; [h, w, 3].
+            image: uint8, uint16, or float32 in [0, 1]; [h, w, 3].
+            grid: how to cut it; by default `grid` of its size.
 
         Returns:
-            [scale * h, scale * w, 3] in the dtype that came in: uint8 clipped and
+            [scale * h, scale * w, 3] in the dtype that came in: integers clipped and
             rounded, float32 unclipped.
 
         Raises:
             UserError: the array is no RGB image of these dtypes.
+            jax.errors.JaxRuntimeError: above all, the device's memory is too small.
         """
         if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
             raise UserError(f"expected an image of shape [h, w, 3], got {image.shape}")
-        if image.dtype not in (np.uint8, np.float32):
-            raise UserError(f"expected uint8 or float32 pixels, got {image.dtype}")
+        if image.dtype not in FINISHED:
+            raise UserError(
+                f"expected uint8, uint16 or float32 pixels, got {image.dtype}"
+            )
         height, width, _ = image.shape
-        grid = self.grid(height, width)
-        finished = (lambda x: x) if image.dtype == np.float32 else image_io.to_uint8
+        grid = grid or self.grid(height, width)
+        run = self._run_all_turns if self.self_ensemble else self._run
+        finished = FINISHED[image.dtype]
         if grid:
             return tiling.restore_in_tiles(
-                self._run, image, grid, self.scale, 1, finished
+                run, image, grid, self.scale, self.batch, finished
             )
         padding = [(0, -size % self.multiple) for size in (height, width)]
         padded = np.pad(image, [*padding, (0, 0)], mode="symmetric")
-        restored = np.asarray(self._run(padded[None]))[0]
+        restored = np.asarray(run(padded[None]))[0]
         return finished(restored[: self.scale * height, : self.scale * width])
 
     def _run(self, images: np.ndarray) -> jax.Array:
         """Starts the program for a batch of one size."""
-        exact = images if images.dtype == np.float32 else np.float32(images) / 255
-        return self._program(*images.shape[1:3])(self._params, exact)
+        if images.dtype != np.float32:
+            images = np.float32(images) / np.float32(np.iinfo(images.dtype).max)
+        return self._program(*images.shape[:3])(self._params, images)
 
-    def _program(self, height: int, width: int) -> Callable:
-        shape = (1, height, width, 3)
+    def _run_all_turns(self, images: np.ndarray) -> np.ndarray:
+        """The mean of what the 8 turned batches give, turned back."""
+        total: Any = 0.0
+        for turn in TURNS:
+            turned = np.rot90(images, turn % 4, axes=(1, 2))
+            turned = turned[:, :, ::-1] if turn >= 4 else turned
+            restored = np.asarray(self._run(np.ascontiguousarray(turned)))
+            restored = restored[:, :, ::-1] if turn >= 4 else restored
+            total = total + np.rot90(restored, -(turn % 4), axes=(1, 2))
+        return total / np.float32(len(TURNS))
+
+    def _program(self, batch: int, height: int, width: int) -> Callable:
+        shape = (batch, height, width, 3)
         if shape not in self._programs:
             images = jax.ShapeDtypeStruct(shape, jnp.float32)
             self._programs[shape] = self._apply.lower(self._params, images).compile()
         return self._programs[shape]
 
+    def _free_memory(self) -> int:
+        """Bytes on the device; of the machine's memory for a CPU."""
+        (device, *_) = jax.tree.leaves(self._params)[0].devices()
+        statistics = device.memory_stats() or {}
+        if "bytes_limit" not in statistics:
+            return psutil.virtual_memory().available
+        return statistics["bytes_limit"] - statistics["bytes_in_use"]
 
-def restore_files(
-    restorer: Restorer, inputs: Sequence[Path], out: Path, overwrite: bool
-) -> dict[Path, str]:
-    """Restores image files and folders of them into `out`, as PNG.
 
-    Folders keep their tree. Outputs that exist are left alone, so an interrupted job
-    goes on where it stopped; one bad file does not stop the others.
+FINISHED = {
+    np.dtype(np.uint8): image_io.to_uint8,
+    np.dtype(np.uint16): image_io.to_uint16,
+    np.dtype(np.float32): lambda values: values,
+}
+"""What makes pixels of a type from restored values."""
 
-    Args:
-        restorer: what restores them.
-        inputs: image files, and folders that are searched through.
-        out: the output folder.
-        overwrite: write outputs that exist already again.
 
-    Returns:
-        For every input file that failed, why.
+def find_device(name: str) -> jax.Device:
+    """The device of a name, such as "gpu:1".
 
     Raises:
-        UserError: an input does not exist, a folder holds no image, the output lies
-            inside an input folder, or two inputs would share an output.
+        UserError: there is none; lists those that there are.
     """
-    jobs = _plan(inputs, out)
-    failed: dict[Path, str] = {}
-    console = Console(stderr=True)
-    for target, source in track(jobs.items(), "restoring", console=console):
-        if target.exists() and not overwrite:
-            continue
-        try:
-            image_io.write_png(target, restorer(image_io.read_rgb(source)))
-        except UserError as error:
-            failed[source] = str(error)
-        except jax.errors.JaxRuntimeError as error:  # above all: out of memory
-            failed[source] = f"{source} cannot be restored on this device: {error}"
-    return failed
+    platform, _, number = name.partition(":")
+    try:
+        return jax.devices(platform)[int(number or 0)]
+    except (RuntimeError, ValueError, IndexError) as error:
+        found = [f"{device.platform}:{device.id}" for device in jax.devices()]
+        raise unknown("device", name, found) from error
 
 
-def _plan(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Every output and the input that it is made of."""
-    jobs: dict[Path, Path] = {}
-    for start in inputs:
-        if start.is_dir():
-            if out.resolve().is_relative_to(start.resolve()):
-                raise UserError(
-                    f"the output folder {out} lies inside the input folder {start}: "
-                    "give one outside"
-                )
-            sources = {
-                path: path.relative_to(start) for path in image_io.find_images(start)
-            }
-        elif start.is_file():
-            sources = {start: Path(start.name)}
-        else:
-            raise UserError(f"{start} does not exist: give image files or folders")
-        for source, name in sources.items():
-            target = out / name.with_suffix(".png")
-            if target.resolve() == source.resolve():
-                raise UserError(
-                    f"{source} would be overwritten by its restored version: give "
-                    "another output folder"
-                )
-            if target in jobs:
-                raise UserError(
-                    f"{jobs[target]} and {source} would both be written to {target}: "
-                    "restore them into different folders"
-                )
-            jobs[target] = source
-    return jobs
+def _memory_of(program: jax.stages.Compiled) -> int:
+    """Bytes that a program takes on its device while it runs, parameters included."""
+    sizes = program.memory_analysis()
+    return (
+        sizes.argument_size_in_bytes
+        + sizes.output_size_in_bytes
+        + sizes.temp_size_in_bytes
+    )
+
+
+def severity(before: Pixels, after: Pixels) -> float:
+    """How much an image was corrected: an estimate of how badly it was compressed.
+
+    Args:
+        before: the image as it came, integers; [h, w, 3].
+        after: restored, of the same dtype; [scale * h, scale * w, 3]. It is compared
+            at the size of the first, by the means of its blocks.
+
+    Returns:
+        The root mean square of the difference, in levels of 8 bits.
+    """
+    scale = after.shape[0] // before.shape[0]
+    total = 0.0
+    for y in range(len(before)):  # row by row: floats of a whole image take too much
+        row = after[scale * y : scale * (y + 1)].reshape(scale, -1, scale, 3)
+        total += float(np.square(before[y] - row.mean((0, 2), np.float32)).sum())
+    levels = np.iinfo(before.dtype).max / 255
+    return math.sqrt(total / before.size) / levels

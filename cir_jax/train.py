@@ -41,10 +41,9 @@ from cir_jax.data import manifest, pairs, recipes
 from cir_jax.errors import UserError
 from cir_jax.losses import LOSSES
 from cir_jax.metrics_log import MetricsLog
-from cir_jax.models import abstract_model, build_model
+from cir_jax.models import DTYPES, abstract_model, build_model
 from cir_jax.restore import Restorer
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 CONFIG = "config.json"
 
 Batch = Mapping[str, UInt8[Array, "b _ _ 3"] | Int32[Array, " b"]]

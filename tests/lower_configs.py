@@ -9,9 +9,9 @@ from flax import nnx
 from test_experiment import CONFIGS, load
 
 from cir_jax import parallel
-from cir_jax.models import abstract_model
+from cir_jax.models import DTYPES, abstract_model
 from cir_jax.optimizers import optimizer
-from cir_jax.train import DTYPES, initial_state, jit_step
+from cir_jax.train import initial_state, jit_step
 
 STAGES = {
     "promptcir": (("offline",), ("online",)),

@@ -1,12 +1,15 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from PIL import Image
+from flax import nnx
 
-from cir_jax import Restorer, cli, image_io
+from cir_jax import Restorer, image_io, restore, weights
 from cir_jax.errors import UserError
-from cir_jax.restore import restore_files
+from cir_jax.models import build_model
 
 
 @pytest.fixture(scope="module")
@@ -58,54 +61,110 @@ def test_other_arrays_are_refused(restorer, image):
         restorer(image)
 
 
-def test_a_folder_keeps_its_tree_and_a_bad_file_stops_nothing(
-    tmp_path, weights_file, capsys
-):
-    source, out = tmp_path / "in", tmp_path / "out"
-    (source / "below").mkdir(parents=True)
-    pixels = np.random.default_rng(0).integers(0, 256, (13, 9, 3), np.uint8)
-    Image.fromarray(pixels).save(source / "below" / "a.jpg")
-    Image.fromarray(pixels).save(source / "b.png")
-    (source / "bad.jpg").write_bytes(b"not a JPEG")
-    arguments = ["restore", str(source), "-o", str(out), "--weights", str(weights_file)]
-    assert cli.run(arguments) == cli.SOME_FAILED
-    assert "bad.jpg is not an image" in capsys.readouterr().err
-    found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*"))
-    assert found == ["b.png", "below/a.png"]
-    for name in ("b.png", "below/a"):
-        original = next(source.glob(name.removesuffix(".png") + ".*"))
-        expected = Restorer(weights_file)(image_io.read_rgb(original))
-        result = image_io.read_rgb((out / name).with_suffix(".png"))
-        np.testing.assert_array_equal(result, expected)
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint8])
+def test_strength_is_how_much_of_the_correction_is_applied(dtype):
+    image = np.random.default_rng(0).random((16, 16, 3), np.float32)
+    none, half, whole = (
+        Restorer(tiny.Filter(), strength=strength)(image)
+        for strength in (0.0, 0.5, 1.0)
+    )
+    np.testing.assert_allclose(none, image, atol=1e-7)
+    np.testing.assert_allclose(half, (image + whole) / 2, atol=1e-6)
+    pixels = (image * np.iinfo(dtype).max).astype(dtype)
+    unchanged = Restorer(tiny.Filter(), strength=0.0)(pixels)
+    np.testing.assert_array_equal(unchanged, pixels)
 
 
-def test_a_second_run_leaves_finished_outputs_alone(tmp_path, restorer):
-    source, out = tmp_path / "a.png", tmp_path / "out"
-    Image.new("RGB", (8, 8), (200, 10, 10)).save(source)
-    assert restore_files(restorer, [source], out, overwrite=False) == {}
-    (out / "a.png").write_bytes(b"kept")
-    assert restore_files(restorer, [source], out, overwrite=False) == {}
-    assert (out / "a.png").read_bytes() == b"kept"
-    assert restore_files(restorer, [source], out, overwrite=True) == {}
-    assert image_io.read_rgb(out / "a.png").shape == (8, 8, 3)
+@pytest.mark.parametrize("size", [(16, 16), (13, 40), (150, 70)])
+def test_self_ensemble_does_not_mind_how_an_image_is_turned(size):
+    image = np.random.default_rng(0).random((*size, 3), np.float32)
+    restorer = Restorer(tiny.Filter(), self_ensemble=True, tile=64)
+    restored = restorer(image)
+    single = Restorer(tiny.Filter(), tile=64)
+    assert np.abs(restored - single(image)).max() > 1e-3
+    if size == (16, 16):  # no padding, no tiles: nothing else is different
+        turned = [np.rot90(image, k)[:, ::f] for k in range(4) for f in (1, -1)]
+        back = [
+            np.rot90(single(np.ascontiguousarray(x))[:, ::f], -k)
+            for x, (k, f) in zip(
+                turned, [(k, f) for k in range(4) for f in (1, -1)], strict=True
+            )
+        ]
+        np.testing.assert_allclose(restored, np.mean(back, axis=0), atol=1e-6)
+        again = restorer(np.ascontiguousarray(image.swapaxes(0, 1)))
+        np.testing.assert_allclose(again, restored.swapaxes(0, 1), atol=1e-6)
+
+
+def test_threads_may_share_a_restorer(restorer):
+    images = [
+        np.random.default_rng(seed).random((8 * (1 + seed % 3), 16, 3), np.float32)
+        for seed in range(12)
+    ]
+    expected = [restorer(image) for image in images]
+    fresh = Restorer(tiny.Filter())
+    with ThreadPoolExecutor(4) as pool:
+        for ours, theirs in zip(pool.map(fresh, images), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(
-    ("inputs", "out", "words"),
+    ("options", "words"),
     [
-        (["nowhere.png"], "out", r"nowhere\.png does not exist"),
-        (["empty"], "out", "empty holds no image"),
-        (["full"], "full/out", "lies inside the input folder"),
-        (["full/a.png"], "full", r"a\.png would be overwritten"),
-        (["full/a.png", "full/a.jpg"], "out", "would both be written to"),
+        ({"strength": 1.5}, "strength 1.5 is not in 0 to 1"),
+        ({"tile": 0}, "tile 0: give at least 1 pixel"),
+        ({"device": "tpu:7"}, r"unknown device 'tpu:7': .*known are cpu:0"),
+        ({"device": "cpu:99"}, "did you mean 'cpu:0'"),
     ],
 )
-def test_wrong_use_is_named(tmp_path, restorer, inputs, out, words):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "full").mkdir()
-    for name in ("a.png", "a.jpg"):
-        Image.new("RGB", (8, 8)).save(tmp_path / "full" / name)
-    paths = [tmp_path / name for name in inputs]
+def test_options_that_make_no_sense_are_named(options, words):
     with pytest.raises(UserError, match=words):
-        restore_files(restorer, paths, tmp_path / out, overwrite=False)
-    assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["a.jpg", "a.png"]
+        Restorer(tiny.Filter(), **options)
+
+
+def test_the_tile_follows_the_memory_that_is_free(monkeypatch, capsys):
+    image = np.random.default_rng(0).random((300, 400, 3), np.float32)
+    free = {"bytes": 10**12}
+    monkeypatch.setattr(Restorer, "_free_memory", lambda self: free["bytes"])
+    restorer = Restorer(tiny.Filter())
+    expected = restorer(image)
+    assert restorer.common_grid(300, 400).width == 400
+
+    grid = restorer.common_grid(300, 400)
+    program = restorer._program(1, grid.height, grid.width)
+    free["bytes"] = 3 * restore._memory_of(program) // 2  # of which half may be taken
+    restorer = Restorer(tiny.Filter())
+    assert restorer.common_grid(300, 400).width == 256
+    assert "tiles of" not in capsys.readouterr().out
+    np.testing.assert_allclose(restorer(image), expected, atol=2e-2)
+    free["bytes"] = 1
+    assert restorer.common_grid(300, 400).width == restore.LEAST_TILE
+    asked = Restorer(tiny.Filter(), tile=304)
+    assert asked.common_grid(300, 400).width == 304
+
+
+def test_severity_is_the_mean_correction_in_levels():
+    before = np.full((8, 6, 3), 100, np.uint8)
+    after = np.full((8, 6, 3), 104, np.uint8)
+    assert restore.severity(before, after) == pytest.approx(4)
+    enlarged = np.full((32, 24, 3), 97, np.uint8)
+    enlarged[::4] = 109  # on average 100
+    assert restore.severity(before, enlarged) == pytest.approx(0)
+    deep = before.astype(np.uint16) * 257
+    assert restore.severity(deep, deep + 257) == pytest.approx(1)
+
+
+def test_the_mean_of_several_weights(tmp_path):
+    paths = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
+    model = build_model(tiny.UCIP, nnx.Rngs(0))
+    weights.save(paths[0], model, {})
+    before = jax.tree.leaves(nnx.state(model, nnx.Param))
+    nnx.update(model, jax.tree.map(lambda p: 3 * p + 1, nnx.state(model, nnx.Param)))
+    weights.save(paths[1], model, {})
+    mean = jax.tree.leaves(nnx.state(weights.load_average(paths), nnx.Param))
+    for value, first in zip(mean, before, strict=True):
+        np.testing.assert_allclose(value, 2 * first + 0.5, rtol=1e-6, atol=1e-6)
+
+    wider = tmp_path / "wider.safetensors"
+    weights.save(wider, build_model(tiny.UCIP | {"bases": 3}, nnx.Rngs(0)), {})
+    with pytest.raises(UserError, match="are weights of different models"):
+        weights.load_average([paths[0], wider])

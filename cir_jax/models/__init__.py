@@ -14,6 +14,9 @@ from ml_collections import ConfigDict
 
 from cir_jax.errors import UserError, unknown
 
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+"""The types that networks compute in, by name."""
+
 
 def model_names() -> list[str]:
     """The names that `build_model` knows: the files beside this one."""

@@ -41,6 +41,7 @@ from cir_jax.models.layers import (
     uniform,
 )
 from cir_jax.ops.axial_sample import axial_sample
+from cir_jax.ops.enlarge import enlarge
 from cir_jax.ops.layer_norm import EPSILON
 from cir_jax.ops.prompt_mixing import mix_prompts
 
@@ -184,7 +185,7 @@ class UCIP(RestorationModel):
         x = shallow + self.conv_after_body(self.norm(x))
 
         x = self.head(x).astype(image.dtype)
-        return x + _enlarged(image, self.scale) if self.skip else x
+        return x + enlarge(image, self.scale) if self.skip else x
 
 
 Model = UCIP
@@ -520,16 +521,3 @@ class Reconstruction(nnx.Module):
                 twice = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
                 x = jax.nn.leaky_relu(conv(twice), 0.2)
         return self.conv_last(jax.nn.leaky_relu(self.conv_hr(x), 0.2))
-
-
-def _enlarged(image: Float[Array, "b h w 3"], scale: int) -> Float[Array, "b H W 3"]:
-    """Bicubic enlargement with mirrored borders, as `cir_jax.resize.upscale` has it."""
-    if scale == 1:
-        return image
-    rim = 2  # half the width of the cubic kernel
-    padding = ((0, 0), (rim, rim), (rim, rim), (0, 0))
-    image = jnp.pad(image, padding, mode="symmetric")
-    b, h, w, c = image.shape
-    image = jax.image.resize(image, (b, scale * h, scale * w, c), "cubic")
-    inside = slice(scale * rim, -scale * rim)
-    return image[:, inside, inside]

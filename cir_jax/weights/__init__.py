@@ -6,7 +6,7 @@ holds `model`, the model's whole config as JSON, and whatever provenance was giv
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,34 @@ def load(name_or_path: str | os.PathLike, *, dtype: Any = jnp.float32) -> nnx.Mo
         ) from error
     graphdef, params = nnx.split(model, nnx.Param)
     return nnx.merge(graphdef, fill(nnx.to_pure_dict(params), tensors, path))
+
+
+def load_average(
+    names_or_paths: Sequence[str | os.PathLike], *, dtype: Any = jnp.float32
+) -> nnx.Module:
+    """The model whose parameters are the mean of several files' of one model.
+
+    Sense has this for checkpoints of one training (Wortsman et al., "Model soups",
+    2203.05482), not for trainings of different seeds.
+
+    Args:
+        names_or_paths: one or more, see `load`.
+        dtype: the compute dtype.
+
+    Raises:
+        UserError: see `load`; or they are of different models.
+    """
+    models = [load(name, dtype=dtype) for name in names_or_paths]
+    for name, model in zip(names_or_paths, models, strict=True):
+        if model.config != models[0].config:
+            raise UserError(
+                f"{names_or_paths[0]} and {name} are weights of different models, of "
+                "which no mean can be taken: give weights of one model"
+            )
+    graphdef, _ = nnx.split(models[0], nnx.Param)
+    states = [nnx.split(model, nnx.Param)[1] for model in models]
+    mean = jax.tree.map(lambda *values: sum(values) / len(values), *states)
+    return nnx.merge(graphdef, mean)
 
 
 def fill(
