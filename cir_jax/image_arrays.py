@@ -1,4 +1,4 @@
-"""From Pillow's images to arrays: grey and colour, alpha, 16 bits, orientation.
+"""Pillow's images to arrays and back: grey and colour, alpha, 16 bits, orientation.
 
 Pillow keeps an RGB image at 4 bytes a pixel, and handing it to numpy whole makes two
 copies more; here it is copied a stripe at a time.
@@ -6,7 +6,7 @@ copies more; here it is copied a stripe at a time.
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
@@ -82,6 +82,26 @@ def unpack(
             values = values[..., :-1]
         pixels[rows] = values
     return pixels, alpha
+
+
+def pack(
+    size: tuple[int, int],
+    stripes: Iterable[UInt8[np.ndarray, "_ w c"] | UInt16[np.ndarray, "_ w 1"]],
+) -> Image.Image:
+    """Copies arrays into an image.
+
+    Args:
+        size: width and height.
+        stripes: the rows from the top, some at a time; uint8 of 1 to 4 channels (grey
+            or RGB, then alpha), or uint16 of one.
+    """
+    image, top = None, 0
+    for stripe in stripes:
+        part = Image.fromarray(stripe[..., 0] if stripe.shape[-1] == 1 else stripe)
+        image = image or Image.new(part.mode, size)
+        image.paste(part, (0, top))
+        top += part.height
+    return image
 
 
 def unpack_deep_colour(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image, ImageCms
 
-from cir_jax import image_arrays, image_files, image_metadata, png
+from cir_jax import image_arrays, image_files, image_metadata
 from cir_jax.errors import UserError
 from cir_jax.files import written_whole
 
@@ -23,6 +23,9 @@ COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr")
 PHOTOMETRIC = 262  # the TIFF tag; 0 is grey that counts from white
 RGB_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr")
 """Modes of 8 bits or fewer without alpha, which convert to RGB without loss of kind."""
+PNG_LEVEL = 4
+"""zlib's effort: photographs come out 0.5% larger than at the usual 6, in half the
+time; at 1 they are 6% larger, in 3/5 of the time of 4."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Picture:
         alpha: of the same dtype, not premultiplied, or None.
         grey: the file was grey, and is written grey again.
         format: Pillow's name of the file's format, such as "JPEG".
-        exif: with its `Exif` heading; without orientation, size and thumbnail.
+        exif: with its `Exif` heading; without orientation, size, thumbnail and
+            tags of storage.
         icc: the profile of `pixels`; None if the file had none that fits.
     """
 
@@ -183,9 +187,11 @@ def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    stripes = (image[rows] for rows in image_arrays.rows_of(*image.shape[:2]))
+    height, width, _ = image.shape
+    stripes = (image[rows] for rows in image_arrays.rows_of(height, width))
     with written(path) as file:
-        png.write(file, image.shape, 8, stripes)
+        whole = image_arrays.pack((width, height), stripes)
+        whole.save(file, "PNG", compress_level=PNG_LEVEL)
 
 
 @contextlib.contextmanager

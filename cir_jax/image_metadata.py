@@ -6,14 +6,15 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageCms
 
-TIFF_EXIF = {
+PICTURE_TAGS = {
     *(270, 271, 272),  # description, make, model
     *(282, 283, 296),  # resolution
     *(305, 306, 315, 316, 33432),  # software, time, artist, computer, copyright
     *(18246, *range(40091, 40096)),  # rating; title, comment, ... as Windows keeps them
     *(ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo),
 }
-"""A TIFF's directory is its EXIF: the tags of the picture, not of its storage."""
+"""EXIF's outermost tags that are kept: those of the picture, not of its storage, which
+would be taken for the output's where that is TIFF."""
 SIZES = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)
 SPACES = {"L": b"GRAY", "RGB": b"RGB ", "CMYK": b"CMYK"}
 """The colour space in an ICC profile's header, by the mode of the pixels."""
@@ -24,8 +25,9 @@ SAME = 1
 def exif_of(image: Image.Image) -> tuple[int, bytes | None]:
     """The orientation of an image, and its EXIF without it.
 
-    Left out are what stops being true (orientation, width and height, the thumbnail)
-    and EXIF that is too broken to be written again.
+    Left out are what stops being true (orientation, width and height, the thumbnail,
+    tags of storage; see `PICTURE_TAGS`) and EXIF that is too broken to be written
+    again. Pillow writes texts in ASCII, other letters as "?".
 
     Args:
         image: a loaded image (TIFF is turned by Pillow when it loads).
@@ -36,9 +38,8 @@ def exif_of(image: Image.Image) -> tuple[int, bytes | None]:
     try:
         exif = image.getexif()
         orientation = exif.pop(ExifTags.Base.Orientation, 1)
-        if image.format == "TIFF":
-            for tag in set(exif) - TIFF_EXIF:
-                del exif[tag]
+        for tag in set(exif) - PICTURE_TAGS:
+            del exif[tag]
         for tag in SIZES:
             exif.get_ifd(ExifTags.IFD.Exif).pop(tag, None)
         data = exif.tobytes() if len(exif) else None

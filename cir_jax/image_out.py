@@ -3,18 +3,21 @@
 import dataclasses
 import io
 import struct
+import types
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import png
+import tifffile
 from jaxtyping import UInt8, UInt16
 from PIL import Image
 
-from cir_jax import png, tiff
 from cir_jax.errors import UserError, unknown
-from cir_jax.image_arrays import rows_of
-from cir_jax.image_io import Picture, written
+from cir_jax.image_arrays import pack, rows_of
+from cir_jax.image_io import PNG_LEVEL, Picture, written
 
 SAME = "same"
 """Stands for the format of the name that came in."""
@@ -46,7 +49,9 @@ class OutputFormat:
 
 FULL_COLOUR = {"subsampling": "4:4:4"}
 FORMATS = {
-    "png": OutputFormat("PNG", (".png",), deep=(1, 2, 3, 4)),
+    "png": OutputFormat(
+        "PNG", (".png",), deep=(1, 2, 3, 4), options={"compress_level": PNG_LEVEL}
+    ),
     "tiff": OutputFormat("TIFF", (".tif", ".tiff"), deep=(1, 2, 3, 4)),
     "jpeg2000": OutputFormat("JPEG2000", (".jp2",), deep=(1,)),
     "bmp": OutputFormat("BMP", (".bmp",), alpha=False),
@@ -70,7 +75,8 @@ FORMATS = {
     ),
 }
 """By the name that `--format` takes. The default qualities are those at which a second
-compression is hard to see; JPEG 2000 is written without loss."""
+compression is hard to see; JPEG 2000 is written without loss. TIFF is not compressed:
+Pillow's compressor of it takes no EXIF but the outermost directory."""
 
 
 def output_suffix(format: str | None, like_suffix: str) -> str:
@@ -124,8 +130,10 @@ def write_picture(
 
     Grey stays grey, 16 bits stay 16 bits and alpha stays where the format holds them
     (`FORMATS`; see `check_format`). EXIF and profile are embedded, except in BMP and
-    JPEG 2000, which Pillow writes without. PNG and TIFF are the same bytes for the same
-    picture.
+    JPEG 2000, which Pillow writes without; a TIFF of 16 bits that is not plain grey
+    keeps of EXIF only the texts of its outermost directory (make, model, artist, ...),
+    and `read_picture` does not take one of grey and alpha. PNG and TIFF are the same
+    bytes for the same picture.
 
     Args:
         path: the file. What exists is replaced once the new file is complete.
@@ -154,15 +162,15 @@ def write_picture(
     channels = (1 if like.grey else 3) + keep_alpha
     depth = 16 if pixels.dtype == np.uint16 and channels in kind.deep else 8
     stripes = _stripes(pixels, alpha, like.grey, depth)
-    metadata = {"icc": like.icc, "exif": like.exif}
     try:
         with written(path) as file:
-            if kind.pillow in ("PNG", "TIFF"):
-                writer = png if kind.pillow == "PNG" else tiff
-                shape = (height, width, channels)
-                writer.write(file, shape, depth, stripes, **metadata)
+            if depth == 8 or channels == 1:
+                _by_pillow(file, kind, pack((width, height), stripes), like, quality)
+            elif kind.pillow == "PNG":
+                rows = (row.tobytes() for part in stripes for row in part.astype(">u2"))
+                _DeepPng(width, height, channels, like).write_packed(file, rows)
             else:
-                _encode(file, kind, (width, height), stripes, like, quality)
+                _deep_tiff(file, (height, width, channels), stripes, like)
     except (ValueError, struct.error) as error:
         raise UserError(
             f"{path} cannot be written as {kind.pillow} ({error}): give --format png"
@@ -219,21 +227,13 @@ def _stripes(
         yield stripe
 
 
-def _encode(
+def _by_pillow(
     file: io.BufferedIOBase,
     kind: OutputFormat,
-    size: tuple[int, int],
-    stripes: Iterator[UInt8[np.ndarray, "_ w c"] | UInt16[np.ndarray, "_ w c"]],
+    image: Image.Image,
     like: Picture,
     quality: int | None,
 ) -> None:
-    """Writes by a Pillow encoder."""
-    image, top = None, 0
-    for stripe in stripes:
-        part = Image.fromarray(stripe[..., 0] if stripe.shape[-1] == 1 else stripe)
-        image = image or Image.new(part.mode, size)
-        image.paste(part, (0, top))
-        top += part.height
     options = dict(kind.options)
     if kind.quality:
         options["quality"] = quality or kind.quality
@@ -241,6 +241,62 @@ def _encode(
         options["icc_profile"] = like.icc
     if like.exif:
         options["exif"] = like.exif
-    buffer = io.BytesIO()  # so that writing fails with the system's reason
-    image.save(buffer, kind.pillow, **options)
-    file.write(buffer.getbuffer())
+    if kind.pillow == "JPEG2000":  # its encoder repeats a write that fails, for ever
+        buffer = io.BytesIO()
+        image.save(buffer, kind.pillow, **options)
+        file.write(buffer.getbuffer())
+    else:  # without a `fileno`: Pillow would not notice that the last write came short
+        sink = types.SimpleNamespace(write=file.write, seek=file.seek, tell=file.tell)
+        image.save(sink, kind.pillow, **options)
+
+
+class _DeepPng(png.Writer):
+    """Writes a PNG of 16 bits a channel, with profile and EXIF."""
+
+    def __init__(self, width: int, height: int, channels: int, like: Picture):
+        super().__init__(
+            width,
+            height,
+            greyscale=channels == 2,
+            alpha=channels != 3,
+            bitdepth=16,
+            compression=PNG_LEVEL,
+        )
+        self._like = like
+
+    def write_preamble(self, outfile: io.BufferedIOBase) -> None:
+        """Writes what comes before the pixels."""
+        super().write_preamble(outfile)
+        if self._like.icc:
+            profile = b"ICC profile\0\0" + zlib.compress(self._like.icc)
+            png.write_chunk(outfile, b"iCCP", profile)
+        if self._like.exif:
+            exif = self._like.exif.removeprefix(b"Exif\0\0")
+            png.write_chunk(outfile, b"eXIf", exif)
+
+
+def _deep_tiff(
+    file: io.BufferedIOBase,
+    shape: tuple[int, int, int],
+    stripes: Iterator[UInt16[np.ndarray, "_ w c"]],
+    like: Picture,
+) -> None:
+    """Writes a TIFF of 16 bits a channel, of 2 to 4 channels."""
+    height, width, channels = shape
+    exif = Image.Exif()
+    exif.load(like.exif or b"")
+    texts = {tag: value for tag, value in exif.items() if isinstance(value, str)}
+    tifffile.imwrite(
+        file,
+        (stripe.tobytes() for stripe in stripes),
+        shape=shape,
+        dtype=np.uint16,
+        photometric="minisblack" if channels == 2 else "rgb",
+        planarconfig="contig",
+        extrasamples=["unassalpha"] if channels != 3 else None,
+        rowsperstrip=rows_of(height, width)[0].stop,
+        metadata=None,
+        software=False,
+        iccprofile=like.icc,
+        extratags=[(tag, "s", None, text, True) for tag, text in texts.items()],
+    )

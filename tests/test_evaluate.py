@@ -197,7 +197,7 @@ def test_a_set_with_a_bad_image_is_refused_whole(folder):
     with pytest.raises(UserError, match=r"small\.png is 10x40 pixels: SSIM needs"):
         read_set(folder)
     (folder / "small.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"small\.png is not an image"):
+    with pytest.raises(UserError, match=r"small\.png is empty"):
         read_set(folder)
 
 

@@ -1,12 +1,15 @@
 """EXIF and colour profiles, from file to file."""
 
+import zlib
+
 import image_bytes
 import numpy as np
 import pytest
+import tifffile
 from PIL import ExifTags, Image, ImageOps
 
 from cir_jax import image_metadata, image_out
-from cir_jax.image_io import read_picture
+from cir_jax.image_io import Picture, read_picture
 from cir_jax.image_out import write_picture
 
 RGB = np.random.default_rng(0).integers(0, 256, (21, 34, 3), np.uint8)
@@ -66,6 +69,42 @@ def test_exif_is_carried_without_what_stops_being_true(tmp_path, name, start):
         inner = tags.get_ifd(ExifTags.IFD.Exif)
         assert inner[TAKEN] == "2020:01:02 03:04:05" and WIDTH not in inner
         assert tags.get_ifd(ExifTags.IFD.GPSInfo)[1] == "N"
+
+
+@pytest.mark.parametrize("kind", ["LA", "RGB", "RGBA"])
+def test_16_bits_carry_exif_and_profile(tmp_path, kind):
+    """PNG all of it; TIFF the profile, and the outermost texts of EXIF."""
+    grey = kind == "LA"
+    curve = image_bytes.grey_profile(1.8) if grey else WIDE
+    pixels = np.broadcast_to(DEEP[..., :1], DEEP.shape) if grey else DEEP
+    alpha = DEEP[..., 0] if kind[-1] == "A" else None
+    like = Picture(pixels, alpha, grey, "PNG", exif(1).tobytes(), curve)
+    for name in ("png", "tiff"):
+        write_picture(tmp_path / name, pixels, like, name)
+    again = read_picture(tmp_path / "png")
+    np.testing.assert_array_equal(again.pixels, pixels)
+    np.testing.assert_equal((again.alpha, again.icc), (alpha, curve))
+    tags = Image.Exif()
+    tags.load(again.exif)
+    assert tags[MAKE] == "a camera"
+    assert tags.get_ifd(ExifTags.IFD.Exif)[TAKEN] == "2020:01:02 03:04:05"
+    with tifffile.TiffFile(tmp_path / "tiff") as file:
+        tags = file.pages[0].tags
+        assert tags[MAKE].value == "a camera"
+        assert tags["InterColorProfile"].value == curve
+
+
+STORAGE = {256: 99, 258: 4, 259: 7, 262: 6, 277: 1, 278: 3, 284: 2, 317: 2, 322: 16}
+
+
+def test_tags_of_storage_do_not_reach_a_tiff(tmp_path):
+    tags = exif(1)
+    for tag, value in STORAGE.items():
+        tags[tag] = value
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=tags)
+    picture = read_picture(tmp_path / "a.png")
+    write_picture(tmp_path / "a.tif", picture.pixels, picture, "tiff")
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif").pixels, RGB)
 
 
 def test_exif_that_is_all_below_its_first_directory(tmp_path):
@@ -143,9 +182,9 @@ def test_grey_and_16_bits_keep_their_own_profile(tmp_path, name, dtype):
     Image.fromarray(like[..., 0]).save(tmp_path / "grey.png", icc_profile=curve)
     kept = {"grey.png": curve}
     if dtype == np.uint16:
-        image = tmp_path / "colour.png"
-        with image.open("wb") as file:
-            image_out.png.write(file, DEEP.shape, 16, [DEEP], icc=WIDE)
+        chunk = (b"iCCP", b"a name\0\0" + zlib.compress(WIDE))
+        data = image_bytes.deep_png(DEEP, chunk)
+        (tmp_path / "colour.png").write_bytes(data)
         kept["colour.png"] = WIDE
     for start, profile in kept.items():
         picture = read_picture(tmp_path / start)

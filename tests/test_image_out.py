@@ -1,5 +1,4 @@
 import dataclasses
-import resource
 import subprocess
 import sys
 import textwrap
@@ -97,8 +96,8 @@ def test_lossy_formats_are_near_and_8_bits(tmp_path, name, kind, dtype, size):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("name", ["png", "tiff"])
-def test_tifffile_and_pillow_agree_with_our_writers(tmp_path, name, dtype):
-    """Readers that are not ours; Pillow's are 8 bits."""
+def test_tifffile_and_pillow_read_what_was_written(tmp_path, name, dtype):
+    """Pillow reads 8 bits."""
     like = picture("RGB", dtype, (40, 30))
     path = tmp_path / f"a{image_out.output_suffix(name, '')}"
     write_picture(path, like.pixels, like, name)
@@ -190,34 +189,37 @@ def test_colours_of_transparent_pixels_stay(tmp_path):
     assert np.abs(back - like.pixels.astype(int)).mean() < 6
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 @pytest.mark.parametrize("name", image_out.FORMATS)
-def test_a_full_disk_leaves_what_was_there(tmp_path, name):
-    """In a process that may write no file of more than 2000 bytes."""
+def test_a_full_disk_leaves_what_was_there(tmp_path, name, dtype):
+    """In a process that may write so many bytes of a file, down to all but one."""
     path = tmp_path / f"a{image_out.output_suffix(name, '')}"
-    path.write_text("earlier")
     code = f"""
-        import signal
+        import pathlib, resource, signal
         import numpy as np
         from cir_jax import image_out
         from cir_jax.errors import UserError
         from cir_jax.image_io import Picture
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        path = pathlib.Path({str(path)!r})
         pixels = np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)
+        pixels = pixels.astype(np.{dtype}) * (np.iinfo(np.{dtype}).max // 255)
         like = Picture(pixels, None, False, "PNG", None, None)
-        try:
-            image_out.write_picture({path!r}, pixels, like, {name!r})
-        except UserError as error:
-            print(error)
-    """.replace("PosixPath", "__import__('pathlib').Path")
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        check=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
-    )
-    assert f"{path} cannot be written: File too large" in result.stdout
+        image_out.write_picture(path, pixels, like, {name!r})
+        size = path.stat().st_size
+        path.write_text("earlier")
+        for limit in (2000, size // 2, size - 1):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            try:
+                image_out.write_picture(path, pixels, like, {name!r})
+            except UserError as error:
+                print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{path} cannot be written: File too large\n" * 3
     assert path.read_text() == "earlier"
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
@@ -230,8 +232,10 @@ def test_a_folder_in_the_way_is_named(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_the_same_picture_is_the_same_bytes(tmp_path):
-    like = picture("RGBA", np.uint16, (50, 60))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_picture_is_the_same_bytes(tmp_path, kind, dtype):
+    like = picture(kind, dtype, (50, 60))
     for name in ("png", "tiff"):
         write_picture(tmp_path / "a", like.pixels, like, name)
         write_picture(tmp_path / "b", like.pixels, like, name)

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image, features
 
-from cir_jax import image_files
+from cir_jax import image_arrays, image_files
 from cir_jax.errors import UserError
 from cir_jax.image_io import read_picture
 from cir_jax.image_out import write_picture
@@ -114,6 +114,23 @@ def test_16_bit_tiff_is_exact(tmp_path, channels, compression, byteorder):
     )
     np.testing.assert_equal(picture.alpha, values[..., 3] if channels == 4 else None)
     assert picture.pixels.dtype == np.uint16 and picture.grey == (channels == 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bit_tiff_is_turned(tmp_path, channels, orientation):
+    values = DEEP[..., :channels]
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        values.squeeze(),
+        photometric="minisblack" if channels == 1 else "rgb",
+        extrasamples=["unassalpha"] if channels == 4 else None,
+        extratags=[(274, "H", 1, orientation, True)],
+    )
+    picture = read_picture(tmp_path / "a.tif")
+    expected = np.broadcast_to(values[..., :3], (21, 34, 3))
+    upright = image_arrays.upright(expected, orientation)
+    np.testing.assert_array_equal(picture.pixels, upright)
 
 
 def test_16_bit_grey_that_counts_from_white(tmp_path):
