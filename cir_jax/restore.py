@@ -1,6 +1,7 @@
 """Using a model: `Restorer`, a function from arrays to restored arrays."""
 
 import copy
+import functools
 import math
 import os
 import sys
@@ -17,6 +18,7 @@ from jaxtyping import Float32, UInt8, UInt16
 from cir_jax import image_io, tiling, weights
 from cir_jax.errors import UserError, unknown
 from cir_jax.models.layers import RestorationModel
+from cir_jax.models.pooling import RecordingPool
 from cir_jax.ops.enlarge import enlarge
 
 Pixels = UInt8[np.ndarray, "_ _ 3"] | UInt16[np.ndarray, "_ _ 3"]
@@ -86,19 +88,26 @@ class Restorer:
             self._params = jax.device_put(self._params, find_device(device))
         self._programs: dict[tuple[int, ...], Any] = {}
 
-        def apply(params, images):
+        def apply(params, images, means, use_means):
             model = nnx.merge(graphdef, params)
             codecs = {
                 name: jnp.broadcast_to(number, images.shape[:1])
                 for name, number in told.items()
             }
-            restored = model(images, **codecs).astype(jnp.float32)
-            if strength == 1:
-                return restored
-            start = enlarge(images, model.scale)
-            return start + strength * (restored - start)
+            pool = RecordingPool(means, use_means)
+            pools = {"pool": pool} if model.pools else {}
+            restored = model(images, **codecs, **pools).astype(jnp.float32)
+            if strength != 1:
+                start = enlarge(images, model.scale)
+                restored = start + strength * (restored - start)
+            return restored, pool.means
 
         self._apply = jax.jit(apply)
+        smallest = jax.ShapeDtypeStruct(
+            (1, self.multiple, self.multiple, 3), np.float32
+        )
+        _, means = jax.eval_shape(apply, self._params, smallest, [], False)
+        self._no_means = [np.zeros(mean.shape, mean.dtype) for mean in means]
 
     def with_params(self, params: Mapping[str, Any]) -> "Restorer":
         """The same model with other parameters; compiled programs are shared."""
@@ -171,39 +180,50 @@ class Restorer:
             )
         height, width, _ = image.shape
         grid = grid or self.grid(height, width)
-        run = self._run_all_turns if self.self_ensemble else self._run
         finished = FINISHED[image.dtype]
-        if grid:
-            return tiling.restore_in_tiles(
-                run, image, grid, self.scale, self.batch, finished
-            )
-        padding = [(0, -size % self.multiple) for size in (height, width)]
-        padded = np.pad(image, [*padding, (0, 0)], mode="symmetric")
-        restored = np.asarray(run(padded[None]))[0]
-        return finished(restored[: self.scale * height, : self.scale * width])
+        turns = TURNS if self.self_ensemble else TURNS[:1]
+        if not grid:
+            padding = [(0, -size % self.multiple) for size in (height, width)]
+            padded = np.pad(image, [*padding, (0, 0)], mode="symmetric")
+            restored = np.asarray(self._run(dict.fromkeys(turns), padded[None]))[0]
+            return finished(restored[: self.scale * height, : self.scale * width])
+        means = dict.fromkeys(turns)
+        if self._no_means and (height > grid.height or width > grid.width):
+            sample = tiling.sample(image, grid)[None]
+            means = {
+                turn: self._start(_turned(sample, turn), None)[1] for turn in turns
+            }
+        run = functools.partial(self._run, means)
+        return tiling.restore_in_tiles(
+            run, image, grid, self.scale, self.batch, finished
+        )
 
-    def _run(self, images: np.ndarray) -> jax.Array:
-        """Starts the program for a batch of one size."""
+    def _run(self, means: Mapping[int, Any], images: np.ndarray) -> Any:
+        """Restores a batch of one size, turned in all ways that `means` has."""
+        if len(means) == 1:
+            return self._start(images, means[0])[0]
+        total: Any = 0.0
+        for turn, given in means.items():
+            restored = np.asarray(self._start(_turned(images, turn), given)[0])
+            total = total + _turned_back(restored, turn)
+        return total / np.float32(len(means))
+
+    def _start(self, images: np.ndarray, means: Any) -> tuple[jax.Array, Any]:
+        """Starts the program; `means` of a whole image in place of the batch's own."""
         if images.dtype != np.float32:
             images = np.float32(images) / np.float32(np.iinfo(images.dtype).max)
-        return self._program(*images.shape[:3])(self._params, images)
-
-    def _run_all_turns(self, images: np.ndarray) -> np.ndarray:
-        """The mean of what the 8 turned batches give, turned back."""
-        total: Any = 0.0
-        for turn in TURNS:
-            turned = np.rot90(images, turn % 4, axes=(1, 2))
-            turned = turned[:, :, ::-1] if turn >= 4 else turned
-            restored = np.asarray(self._run(np.ascontiguousarray(turned)))
-            restored = restored[:, :, ::-1] if turn >= 4 else restored
-            total = total + np.rot90(restored, -(turn % 4), axes=(1, 2))
-        return total / np.float32(len(TURNS))
+        program = self._program(*images.shape[:3])
+        use = np.bool_(means is not None)
+        return program(
+            self._params, images, self._no_means if means is None else means, use
+        )
 
     def _program(self, batch: int, height: int, width: int) -> Callable:
         shape = (batch, height, width, 3)
         if shape not in self._programs:
             images = jax.ShapeDtypeStruct(shape, jnp.float32)
-            self._programs[shape] = self._apply.lower(self._params, images).compile()
+            arguments = (self._params, images, self._no_means, np.bool_(False))
+            self._programs[shape] = self._apply.lower(*arguments).compile()
         return self._programs[shape]
 
     def _free_memory(self) -> int:
@@ -221,6 +241,18 @@ FINISHED = {
     np.dtype(np.float32): lambda values: values,
 }
 """What makes pixels of a type from restored values."""
+
+
+def _turned(images: np.ndarray, turn: int) -> np.ndarray:
+    """One of the 8 symmetries of the square: 0..3 rotate, 4..7 rotate and mirror."""
+    images = np.rot90(images, turn % 4, axes=(1, 2))
+    return np.ascontiguousarray(images[:, :, ::-1] if turn >= 4 else images)
+
+
+def _turned_back(images: np.ndarray, turn: int) -> np.ndarray:
+    """Undoes `_turned`."""
+    images = images[:, :, ::-1] if turn >= 4 else images
+    return np.rot90(images, -(turn % 4), axes=(1, 2))
 
 
 def find_device(name: str) -> jax.Device:

@@ -19,6 +19,8 @@ BLOCK = 8
 """Tiles start where the 8x8 blocks of most codecs do."""
 LEAST_OVERLAP = 32
 """Pixels of the degraded image in which two tiles fade into each other."""
+SQUARE = 64
+"""Side of the squares of a sample, pixels."""
 
 Run = Callable[[np.ndarray], Any]
 """Tiles [b, h, w, 3] to an array, NumPy's or JAX's, of floats [b, H, W, 3]."""
@@ -170,6 +172,27 @@ def restore_in_tiles(
             canvas[y : y + tile.shape[0], x : x + tile.shape[1]] = finished(tile)
         above = below
     return canvas
+
+
+def sample(
+    image: Shaped[np.ndarray, "_ _ 3"], grid: Grid
+) -> Shaped[np.ndarray, "_ _ 3"]:
+    """A tile's worth of an image that is larger than a tile, from all over it.
+
+    Small squares from an even grid, put side by side: means over them are close to
+    those of the whole image.
+    """
+    rows = _sampled(image.shape[0], grid.height, grid.step)
+    columns = _sampled(image.shape[1], grid.width, grid.step)
+    return image[np.ix_(rows, columns)]
+
+
+def _sampled(size: int, tile: int, step: int) -> np.ndarray:
+    """Which rows, or columns, are in the sample."""
+    if size <= tile:
+        return np.pad(np.arange(size), (0, tile - size), mode="symmetric")
+    origins = np.linspace(0, size - SQUARE, math.ceil(tile / SQUARE)) // step * step
+    return np.int64(origins[:, None] + np.arange(SQUARE)).ravel()[:tile]
 
 
 def _cut(image: np.ndarray, row: Span, column: Span, grid: Grid) -> np.ndarray:

@@ -38,6 +38,8 @@ class RestorationModel(nnx.Module):
         multiple: what the input's height and width must be a multiple of, in pixels.
         tile: side of the tiles that large images are restored in by default, in pixels
             of the input; see RESULTS.md for what that costs.
+        pools: whether its call takes a `pool`, because it looks at whole images, see
+            pooling.py.
         known_codecs: names of the codecs of which its call's keyword `codec` names one
             for each image, in training always; () for a network that is told nothing.
     """
@@ -45,6 +47,7 @@ class RestorationModel(nnx.Module):
     scale: int
     multiple: int
     tile: int = 512
+    pools: bool = False
     known_codecs: tuple[str, ...] = ()
 
     def codec_index(self, codec: str | int) -> int:

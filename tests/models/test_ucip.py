@@ -13,6 +13,7 @@ from cir_jax import Restorer, resize
 from cir_jax.convert import from_state_dict
 from cir_jax.errors import UserError
 from cir_jax.models import abstract_model, build_model
+from cir_jax.models.pooling import Pool
 from cir_jax.models.ucip import DPM, PTMM, SPADE
 
 TINY = tiny.UCIP | {"codecs": ("jpeg", "webp", "avif")}
@@ -20,10 +21,11 @@ BLIND = TINY | {"mixing": "pixel", "skip": True}
 PARAMETERS = {"base": 11_424_291, "S": 4_383_731, "T": 1_036_707, "XT": 122_099}
 
 
-def called(model, *arguments):
+def called(model, *arguments, **options):
     """What the compiled network makes of the arguments."""
     graph, state = nnx.split(model)
-    return jax.jit(lambda state, *xs: nnx.merge(graph, state)(*xs))(state, *arguments)
+    run = jax.jit(lambda state, *xs: nnx.merge(graph, state)(*xs, **options))
+    return run(state, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,9 @@ def test_the_second_half_equals_the_official_one_given_the_official_first(tiny_g
     assert_close(model.pos_blocks[0](tap["patch_embed"]), tap["pos_blocks.0"])
 
     x = tap["patch_embed"] + tap["blocks.0.3"]
-    mixed = called(model.blocks[1], x, tap["prompts.1"], model.pos_blocks[1])
+    mixed = called(
+        model.blocks[1], x, tap["prompts.1"], model.pos_blocks[1], pool=Pool()
+    )
     assert_close(mixed, tap["blocks.1.2"])
     x = model.norm(x + tap["blocks.1.2"])
     assert_close(x, np.reshape(tap["norm"], x.shape))
@@ -119,7 +123,7 @@ def dpm(mixing, dtype=jnp.float32):
 )
 def test_the_predicted_mixture_sums_to_1_and_comes_from_the_features(mixing, shape):
     (x,) = arrays((2, 5, 4, 8))
-    mixture = dpm(mixing).predicted_mixture(x)
+    mixture = dpm(mixing).predicted_mixture(x, Pool())
     assert mixture.shape == shape
     np.testing.assert_allclose(mixture.sum(-1), 1, rtol=1e-6)
     assert np.abs(mixture[0] - mixture[1]).max() > 0
@@ -130,7 +134,7 @@ def test_a_known_codec_is_a_mixture_of_that_codec_alone(mixing):
     (x,) = arrays((2, 5, 4, 8))
     module = dpm(mixing)
     one_hot = jax.nn.one_hot(jnp.array([2, 0]), 3)
-    known = module(x, one_hot)
+    known = module(x, Pool(), one_hot)
 
     # The mixture is predicted to be the same: nothing depends on x, codec 1 is shut out
     # for the first image, and the second one's codec is the first.
@@ -138,7 +142,7 @@ def test_a_known_codec_is_a_mixture_of_that_codec_alone(mixing):
         predicts = dpm(mixing)
         predicts.codec_mlp.fc2.kernel[...] *= 0
         predicts.codec_mlp.fc2.bias[...] += 200 * one_hot[image]
-        np.testing.assert_allclose(predicts(x)[image], known[image], rtol=1e-5)
+        np.testing.assert_allclose(predicts(x, Pool())[image], known[image], rtol=1e-5)
 
         bases = jax.nn.softmax(module.basis_mlp(x[image]), axis=-1)
         slow = bases @ module.prompt[codec]
@@ -248,6 +252,7 @@ def test_each_block_in_bfloat16_is_close_to_float32(block, inputs):
         called(
             block(rngs=nnx.Rngs(0), dtype=dtype),
             *(x.astype(dtype) for x in arrays(*shapes)),
+            pool=Pool(),
         )
         for dtype in (jnp.float32, jnp.bfloat16)
     )
