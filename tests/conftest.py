@@ -28,9 +28,9 @@ def photographs() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def weights_file(tmp_path_factory):
-    """A weights file of the smallest PromptCIR."""
+    """A weights file of a small network."""
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    weights.save(path, tiny.model(), {"step": "7"})
+    weights.save(path, tiny.light(), {"step": "7"})
     return path
 
 

@@ -19,7 +19,7 @@ mesh = parallel.make_mesh(fsdp=int(sys.argv[2]))
 config = load(QUICKSTART)
 config.batch_size = 8
 config.optimizer.warmup_steps = 0  # the full learning rate from the first step
-graphdef, params = nnx.split(tiny.model(), nnx.Param)
+graphdef, params = nnx.split(tiny.light(), nnx.Param)
 transformation = optimizer(config.optimizer, config.steps)
 state = initial_state(nnx.to_pure_dict(params), transformation, mesh)
 split = parallel.batch_sharding(mesh, 8)

@@ -66,21 +66,21 @@ def test_bad_input_exits_with_2_and_one_sentence(tmp_path, arguments, words):
 def quickstart(workdir, images):
     """Arguments of the quickstart config with the smallest network and few steps."""
     small = {
-        "steps": 400,
+        "steps": 160,
         "batch_size": 2,
         "log_every": 5,
         "data.patch": 32,
-        "evaluation.every": 200,
+        "evaluation.every": 80,
         "evaluation.images": str(images),
         "evaluation.qualities": (10,),
-        "checkpoint.every": 50,
+        "checkpoint.every": 20,
     }
     config = ROOT / "configs" / "quickstart.py"
     program = (
         f"import runpy; get = runpy.run_path({str(config)!r})['get_config']\n"
         "def get_config():\n"
         "    config = get()\n"
-        f"    config.model = {tiny.MODEL!r}\n"
+        f"    config.model = {tiny.LIGHT!r}\n"
         f"    config.update_from_flattened_dict({small!r})\n"
         "    return config\n"
     )
@@ -99,8 +99,8 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path, validation):
     arguments = quickstart(killed, validation)
     process = subprocess.Popen([*COMMAND, *arguments], cwd=ROOT, env=os.environ)
     deadline = time.monotonic() + 600
-    saved = killed / "checkpoints" / "50"
-    while not (saved.is_dir() and any(line["step"] >= 120 for line in lines(killed))):
+    saved = killed / "checkpoints" / "20"
+    while not (saved.is_dir() and any(line["step"] >= 50 for line in lines(killed))):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -109,11 +109,11 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path, validation):
 
     result = run(*arguments)
     assert result.returncode == 0, result.stderr
-    resumed = int(re.search(r"(\d+) of 400 steps done", result.stderr)[1])
-    assert resumed in (50, 100, 150)
+    resumed = int(re.search(r"(\d+) of 160 steps done", result.stderr)[1])
+    assert resumed in (20, 40, 60)
     assert_same_params(whole, killed)
     steps = [line["step"] for line in lines(killed) if "loss" in line]
-    assert steps == list(range(5, 401, 5))
+    assert steps == list(range(5, 161, 5))
 
 
 @pytest.mark.slow

@@ -17,13 +17,13 @@ from cir_jax import Restorer, cli, image_io, weights
 from cir_jax.errors import UserError
 from cir_jax.models import build_model
 
-LIGHT = tiny.UCIP | {"scale": 1, "skip": True, "mixing": "pixel"}
-
 
 @pytest.fixture(scope="module")
 def light(tmp_path_factory):
     """Weights that change an image a little, of a network that compiles quickly."""
-    return save_light(tmp_path_factory.mktemp("weights") / "light.safetensors", LIGHT)
+    return save_light(
+        tmp_path_factory.mktemp("weights") / "light.safetensors", tiny.LIGHT
+    )
 
 
 def save_light(path, config):
@@ -116,7 +116,7 @@ def test_pictures_come_back_in_their_kind(tmp_path, scale):
     source.mkdir()
     for name, (pixels, _) in KINDS.items():
         Image.fromarray(pixels).save(source / name)
-    path = save_light(tmp_path / "w.safetensors", LIGHT | {"scale": scale})
+    path = save_light(tmp_path / "w.safetensors", tiny.LIGHT | {"scale": scale})
     assert run(path, source, out, "--format", "same") == cli.DONE
     assert found(out) == sorted(KINDS)
     for name, (_, mode) in KINDS.items():
