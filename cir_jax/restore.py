@@ -189,7 +189,8 @@ class Restorer:
             return finished(restored[: self.scale * height, : self.scale * width])
         means = dict.fromkeys(turns)
         if self._no_means and (height > grid.height or width > grid.width):
-            sample = tiling.sample(image, grid)[None]
+            # As large a batch as of tiles, so that their program does.
+            sample = np.stack([tiling.sample(image, grid)] * self.batch)
             means = {
                 turn: self._start(_turned(sample, turn), None)[1] for turn in turns
             }

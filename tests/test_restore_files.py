@@ -250,3 +250,34 @@ def test_a_job_that_is_stopped_goes_on_where_it_was(tmp_path, light, number):
     assert len(list(out.glob("*.png"))) == 199
     for path, changed in done.items():
         assert path.stat().st_mtime_ns == changed
+
+
+@pytest.mark.slow
+def test_a_hundred_megapixels_fit_into_1_3_gigabytes(tmp_path):
+    """Twice, in a process of its own: the second picture needs no more memory."""
+    lightest = tiny.LIGHT | {"width": 2, "prompt_dim": 2, "bases": 1, "head_width": 1}
+    weights_file = save_light(tmp_path / "lightest.safetensors", lightest)
+    source = tmp_path / "in"
+    source.mkdir()
+    rows = np.linspace(0, 255, 10_000, dtype=np.uint8)
+    for i, name in enumerate(("first.jpg", "second.jpg")):
+        pixels = np.stack(np.broadcast_arrays(rows, rows[:, None] // 2 + i, 9), -1)
+        Image.fromarray(pixels).save(source / name)
+        del pixels
+    program = (
+        "import resource, sys\n"
+        "from cir_jax import cli\n"
+        "status = cli.run(sys.argv[1:])\n"
+        "print(status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)\n"
+    )
+    fixed = ["-o", str(tmp_path / "out"), "--weights", str(weights_file)]
+    result = subprocess.run(
+        [sys.executable, "-c", program, "restore", str(source), *fixed],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    status, gigabytes = result.stdout.splitlines()[-1].split()
+    assert int(status) == cli.DONE
+    assert float(gigabytes) <= 1.3

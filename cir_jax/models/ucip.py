@@ -85,6 +85,7 @@ class UCIP(RestorationModel):
 
     multiple = 1  # nothing shrinks or windows the map
     pools = True
+    tile = 1024  # the larger, the better the sample that the means come from
 
     def __init__(
         self,
