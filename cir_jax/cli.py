@@ -342,8 +342,8 @@ def _restore(options: argparse.Namespace) -> int:
             print(f"{source} -> {target}{' (there: skipped)' if there else ''}")
         return DONE
     _check_folder_of("--report", options.report)
-    options.out.mkdir(parents=True, exist_ok=True)
     restorer = _restorer(options)
+    options.out.mkdir(parents=True, exist_ok=True)
     outcomes: list[restore_files.Outcome] = []
     try:
         console = Console(stderr=True)

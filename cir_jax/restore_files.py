@@ -224,16 +224,14 @@ def _pictures(
             )
 
         targets = list(sizes)
-        upcoming = read(targets[0])
+        reading = [read(targets[0])]
         for target, following in zip(targets, [*targets[1:], None], strict=True):
-            current, upcoming = upcoming, None
             pair = [sizes[name] for name in (target, following) if name]
             if following and sum(height * width for height, width in pair) <= AHEAD:
-                upcoming = read(following)
-            yield target, current
-            del current
-            if following and upcoming is None:
-                upcoming = read(following)
+                reading.append(read(following))
+            yield target, reading.pop(0)  # kept nowhere, so that its memory goes
+            if following and not reading:
+                reading.append(read(following))
 
 
 def _restored(

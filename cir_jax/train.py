@@ -261,7 +261,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
         f"{config.model.name}: {size:,} parameters, {moving:,} of them trained, "
         f"{mesh.size} "
         f"{jax.devices()[0].platform} device(s), {len(records)} records, "
-        f"{start} of {config.steps} steps done"
+        f"{start} of {config.steps} steps done",
+        soft_wrap=True,  # one line, also in a log
     )
 
     # ---------------------------------------------------------------- evaluation

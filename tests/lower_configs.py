@@ -15,7 +15,7 @@ from cir_jax.train import initial_state, jit_step
 
 STAGES = {
     "promptcir": (("offline",), ("online",)),
-    "ucip": (("blind",), ("oracle",)),
+    "ucip": (("oracle",),),  # which its batches' codec numbers are a part of
 }
 
 lowered = {}

@@ -1,10 +1,12 @@
 """The folder job, through the command."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -197,6 +199,7 @@ def test_wrong_use_is_named(tmp_path, light, inputs, out, flags, words):
     with pytest.raises(UserError, match=words):
         run(light, paths, tmp_path / out, *flags)
     assert found(tmp_path) == ["full/a.jpg", "full/a.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full"]
 
 
 def mixed_folder(folder, count, bad):
@@ -255,29 +258,35 @@ def test_a_job_that_is_stopped_goes_on_where_it_was(tmp_path, light, number):
 @pytest.mark.slow
 def test_a_hundred_megapixels_fit_into_1_3_gigabytes(tmp_path):
     """Twice, in a process of its own: the second picture needs no more memory."""
-    lightest = tiny.LIGHT | {"width": 2, "prompt_dim": 2, "bases": 1, "head_width": 1}
-    weights_file = save_light(tmp_path / "lightest.safetensors", lightest)
     source = tmp_path / "in"
     source.mkdir()
     rows = np.linspace(0, 255, 10_000, dtype=np.uint8)
     for i, name in enumerate(("first.jpg", "second.jpg")):
-        pixels = np.stack(np.broadcast_arrays(rows, rows[:, None] // 2 + i, 9), -1)
+        bands = rows, rows[:, None] // 2 + np.uint8(i), np.uint8(9)
+        pixels = np.stack(np.broadcast_arrays(*bands), -1)
         Image.fromarray(pixels).save(source / name)
         del pixels
     program = (
         "import resource, sys\n"
-        "from cir_jax import cli\n"
-        "status = cli.run(sys.argv[1:])\n"
-        "print(status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)\n"
+        "from pathlib import Path\n"
+        "from rich.console import Console\n"
+        "import tiny\n"
+        "from cir_jax import Restorer, restore_files\n"
+        "source, out = map(Path, sys.argv[1:])\n"
+        "jobs, outcomes = restore_files.plan([source], out, None), []\n"
+        "job = Restorer(tiny.Filter()), jobs, restore_files.Options(), Console()\n"
+        "restore_files.restore_files(*job, outcomes.append)\n"
+        "print(*(outcome.status for outcome in outcomes))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)\n"
     )
-    fixed = ["-o", str(tmp_path / "out"), "--weights", str(weights_file)]
     result = subprocess.run(
-        [sys.executable, "-c", program, "restore", str(source), *fixed],
+        [sys.executable, "-c", program, str(source), str(tmp_path / "out")],
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
     )
     assert result.returncode == 0, result.stderr
-    status, gigabytes = result.stdout.splitlines()[-1].split()
-    assert int(status) == cli.DONE
+    *_, statuses, gigabytes = result.stdout.splitlines()
+    assert statuses == "restored restored"
     assert float(gigabytes) <= 1.3
