@@ -257,15 +257,14 @@ def test_a_job_that_is_stopped_goes_on_where_it_was(tmp_path, light, number):
 
 @pytest.mark.slow
 def test_a_hundred_megapixels_fit_into_1_3_gigabytes(tmp_path):
-    """Twice, in a process of its own: the second picture needs no more memory."""
+    """In a process of its own, with a network that hardly needs any."""
     source = tmp_path / "in"
     source.mkdir()
     rows = np.linspace(0, 255, 10_000, dtype=np.uint8)
-    for i, name in enumerate(("first.jpg", "second.jpg")):
-        bands = rows, rows[:, None] // 2 + np.uint8(i), np.uint8(9)
-        pixels = np.stack(np.broadcast_arrays(*bands), -1)
-        Image.fromarray(pixels).save(source / name)
-        del pixels
+    bands = rows, rows[:, None] // 2, np.uint8(9)
+    pixels = np.stack(np.broadcast_arrays(*bands), -1)
+    Image.fromarray(pixels).save(source / "large.jpg")
+    del pixels
     program = (
         "import resource, sys\n"
         "from pathlib import Path\n"
@@ -288,5 +287,5 @@ def test_a_hundred_megapixels_fit_into_1_3_gigabytes(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     *_, statuses, gigabytes = result.stdout.splitlines()
-    assert statuses == "restored restored"
+    assert statuses == "restored"
     assert float(gigabytes) <= 1.3
