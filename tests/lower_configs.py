@@ -14,7 +14,7 @@ from cir_jax.optimizers import optimizer
 from cir_jax.train import initial_state, jit_step
 
 STAGES = {
-    "promptcir": (("offline",), ("online",)),
+    "promptcir": (("online",),),  # of the larger patches
     "ucip": (("oracle",),),  # which its batches' codec numbers are a part of
 }
 
