@@ -338,8 +338,8 @@ def _restore(options: argparse.Namespace) -> int:
     )
     if options.dry_run:
         for target, source in jobs.items():
-            there = target.exists() and not options.overwrite
-            print(f"{source} -> {target}{' (there: skipped)' if there else ''}")
+            note = " (there: skipped)" if how.skips(target) else ""
+            print(f"{source} -> {target}{note}")
         return DONE
     _check_folder_of("--report", options.report)
     restorer = _restorer(options)
@@ -374,7 +374,7 @@ def _restorer(options: argparse.Namespace):
     return Restorer(
         weights.load_average(options.weights.split(","), dtype=dtype),
         options.codec,
-        tile=options.tile or "default",
+        tile="default" if options.tile is None else options.tile,
         strength=options.strength,
         self_ensemble=options.self_ensemble,
         device=options.device,

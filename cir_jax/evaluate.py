@@ -243,6 +243,7 @@ def evaluate(
         for name, restorer in restorers.items()
         if restorer.tile
     )
+    ensembles = [name for name, restorer in restorers.items() if restorer.self_ensemble]
     told = [name for name, restorer in restorers.items() if restorer.codec is not None]
     scores = tuple(
         score
@@ -265,7 +266,7 @@ def evaluate(
             "encoder": coder.version,
             "padding": "bottom and right, mirrored, to the network's multiple",
             "tiling": tiles or "none",
-            "self-ensemble": "no",
+            "self-ensemble": ", ".join(ensembles) or "no",
             **({"told the codec": ", ".join(told)} if told else {}),
             "images": ", ".join(
                 f"{name} {len(images)}" for name, images in sets.items()

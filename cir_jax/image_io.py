@@ -49,8 +49,8 @@ class Picture:
         icc: the profile of `pixels`; None if the file had none that fits.
     """
 
-    pixels: UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"]
-    alpha: UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"] | None
+    pixels: image_arrays.Pixels
+    alpha: image_arrays.Alpha
     grey: bool
     format: str
     exif: bytes | None

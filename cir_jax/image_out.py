@@ -16,7 +16,7 @@ from jaxtyping import UInt8, UInt16
 from PIL import Image
 
 from cir_jax.errors import UserError, unknown
-from cir_jax.image_arrays import pack, rows_of
+from cir_jax.image_arrays import Alpha, Pixels, pack, rows_of
 from cir_jax.image_io import PNG_LEVEL, Picture, written
 
 SAME = "same"
@@ -121,7 +121,7 @@ def check_format(path: Path, like: Picture, format: str | None) -> OutputFormat:
 
 def write_picture(
     path: Path,
-    pixels: UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"],
+    pixels: Pixels,
     like: Picture,
     format: str | None = None,
     quality: int | None = None,
@@ -209,8 +209,8 @@ def _resized(
 
 
 def _stripes(
-    pixels: UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"],
-    alpha: UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"] | None,
+    pixels: Pixels,
+    alpha: Alpha,
     grey: bool,
     depth: int,
 ) -> Iterator[UInt8[np.ndarray, "_ w c"] | UInt16[np.ndarray, "_ w c"]]:

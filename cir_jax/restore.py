@@ -20,6 +20,7 @@ from cir_jax.errors import UserError, unknown
 from cir_jax.models.layers import RestorationModel
 from cir_jax.models.pooling import RecordingPool
 from cir_jax.ops.enlarge import enlarge
+from cir_jax.symmetries import TURNS, turned, turned_back
 
 Pixels = UInt8[np.ndarray, "_ _ 3"] | UInt16[np.ndarray, "_ _ 3"]
 Image = Pixels | Float32[np.ndarray, "_ _ 3"]
@@ -27,7 +28,6 @@ LEAST_TILE = 64
 """Pixels a side; a device without memory for that cannot be helped."""
 SHARE = 0.5
 """Of the free memory, what a program may take."""
-TURNS = range(8)
 
 
 class Restorer:
@@ -77,15 +77,16 @@ class Restorer:
         self.codec, self.self_ensemble = codec, self_ensemble
         self._asked_tile = tile
         self.tile = model.tile if tile == "default" else tile
-        platform = find_device(device).platform if device else jax.default_backend()
+        chosen = None if device is None else find_device(device)
+        platform = chosen.platform if chosen else jax.default_backend()
         self.batch = 1 if platform == "cpu" else 4  # one keeps a CPU busy
         told = {}
         if codec is not None:
             told["codec"] = jnp.array([model.codec_index(codec)])
         graphdef, params = nnx.split(model, nnx.Param)
         self._params = nnx.to_pure_dict(params)
-        if device is not None:
-            self._params = jax.device_put(self._params, find_device(device))
+        if chosen:
+            self._params = jax.device_put(self._params, chosen)
         self._programs: dict[tuple[int, ...], Any] = {}
 
         def apply(params, images, means, use_means):
@@ -191,9 +192,7 @@ class Restorer:
         if self._no_means and (height > grid.height or width > grid.width):
             # As large a batch as of tiles, so that their program does.
             sample = np.stack([tiling.sample(image, grid)] * self.batch)
-            means = {
-                turn: self._start(_turned(sample, turn), None)[1] for turn in turns
-            }
+            means = {turn: self._start(turned(sample, turn), None)[1] for turn in turns}
         run = functools.partial(self._run, means)
         return tiling.restore_in_tiles(
             run, image, grid, self.scale, self.batch, finished
@@ -205,8 +204,8 @@ class Restorer:
             return self._start(images, means[0])[0]
         total: Any = 0.0
         for turn, given in means.items():
-            restored = np.asarray(self._start(_turned(images, turn), given)[0])
-            total = total + _turned_back(restored, turn)
+            restored = np.asarray(self._start(turned(images, turn), given)[0])
+            total = total + turned_back(restored, turn)
         return total / np.float32(len(means))
 
     def _start(self, images: np.ndarray, means: Any) -> tuple[jax.Array, Any]:
@@ -242,18 +241,6 @@ FINISHED = {
     np.dtype(np.float32): lambda values: values,
 }
 """What makes pixels of a type from restored values."""
-
-
-def _turned(images: np.ndarray, turn: int) -> np.ndarray:
-    """One of the 8 symmetries of the square: 0..3 rotate, 4..7 rotate and mirror."""
-    images = np.rot90(images, turn % 4, axes=(1, 2))
-    return np.ascontiguousarray(images[:, :, ::-1] if turn >= 4 else images)
-
-
-def _turned_back(images: np.ndarray, turn: int) -> np.ndarray:
-    """Undoes `_turned`."""
-    images = images[:, :, ::-1] if turn >= 4 else images
-    return np.rot90(images, -(turn % 4), axes=(1, 2))
 
 
 def find_device(name: str) -> jax.Device:

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cir_jax import image_files, image_io, image_out, tiling
 from cir_jax.errors import UserError
+from cir_jax.progress import progress_bar
 from cir_jax.restore import Restorer, severity
 
 AHEAD = 32_000_000
@@ -38,6 +38,10 @@ class Options:
     overwrite: bool = False
     max_pixels: int = image_files.MAX_PIXELS
     allow_truncated: bool = False
+
+    def skips(self, output: Path) -> bool:
+        """Whether an output is left as it is."""
+        return output.exists() and not self.overwrite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +144,7 @@ def restore_files(
     """
     todo = {}
     for target, source in jobs.items():
-        if target.exists() and not options.overwrite:
+        if options.skips(target):
             report(Outcome(source, target, "skipped"))
         else:
             todo[target] = source
@@ -276,16 +280,9 @@ def _reason(source: Path, error: Exception) -> str:
 @contextlib.contextmanager
 def _progress(console: Console, total: int) -> Iterator[Callable[[Outcome], None]]:
     """A progress bar over files, with images/s and MP/s; gives what advances it."""
-    columns = (
-        TextColumn("restoring"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
     start, pixels, images = time.monotonic(), 0, 0
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=total, note="")
+    with progress_bar(console) as bar:
+        task = bar.add_task("restoring", total=total, note="")
 
         def advance(outcome: Outcome) -> None:
             nonlocal pixels, images

@@ -46,10 +46,8 @@ class Grid:
         return f"{self.width}x{self.height}, overlap {self.overlap}"
 
 
-def grid(
-    multiple: int, tile: int, height: int | None = None, width: int | None = None
-) -> Grid:
-    """The grid for a network and, if they are given, images of at most a size.
+def grid(multiple: int, tile: int, height: int, width: int) -> Grid:
+    """The grid for a network and images of at most a size.
 
     Args:
         multiple: what the network needs sides to be a multiple of.
@@ -60,11 +58,8 @@ def grid(
     step = math.lcm(multiple, BLOCK)
     overlap = _rounded(LEAST_OVERLAP, step)
     tile = max(_rounded(tile, step), 2 * overlap)
-
-    def side(largest: int | None) -> int:
-        return tile if largest is None else min(tile, _rounded(largest, step))
-
-    return Grid(side(height), side(width), overlap, step)
+    sides = (min(tile, _rounded(largest, step)) for largest in (height, width))
+    return Grid(*sides, overlap, step)
 
 
 def _rounded(size: int, step: int) -> int:
@@ -106,7 +101,7 @@ def spans(size: int, tile: int, overlap: int, step: int) -> list[Span]:
         that it sees image and little padding.
     """
     stride = tile - overlap
-    count = max(1, math.ceil((size - overlap) / stride)) if size > tile else 1
+    count = math.ceil((size - overlap) / stride) if size > tile else 1
     latest = _rounded(max(size - tile, 0), step)
     return [
         Span(

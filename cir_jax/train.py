@@ -18,13 +18,6 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int32, UInt8
 from ml_collections import ConfigDict
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from cir_jax import (
     evaluate,
@@ -42,6 +35,7 @@ from cir_jax.errors import UserError
 from cir_jax.losses import LOSSES
 from cir_jax.metrics_log import MetricsLog
 from cir_jax.models import DTYPES, abstract_model, build_model
+from cir_jax.progress import progress_bar
 from cir_jax.restore import Restorer
 
 CONFIG = "config.json"
@@ -287,7 +281,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
         contextlib.closing(batches),
         contextlib.closing(checkpoints),
         _stop_signals() as stopped,
-        _progress(console) as progress,
+        progress_bar(console) as progress,
     ):
         bar = progress.add_task(
             "training", total=config.steps, completed=start, note=""
@@ -391,17 +385,6 @@ def _note(means: Mapping[str, float] | None) -> str:
     names = {"loss": "loss {:.4f}", "images_per_second": "{:.1f} images/s"}
     means = means or {}
     return ", ".join(text.format(means[n]) for n, text in names.items() if n in means)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-    )
 
 
 @contextlib.contextmanager

@@ -61,10 +61,10 @@ def test_tiles_that_disagree_fade_into_each_other():
 @pytest.mark.parametrize(
     ("multiple", "tile", "sizes", "expected"),
     [
-        (1, 100, (), (104, 104, 32, 8)),
-        (64, 100, (), (128, 128, 64, 64)),
+        (1, 100, (999, 999), (104, 104, 32, 8)),
+        (64, 100, (999, 999), (128, 128, 64, 64)),
         (16, 512, (30, 700), (32, 512, 32, 16)),
-        (1, 1, (), (64, 64, 32, 8)),
+        (1, 1, (999, 999), (64, 64, 32, 8)),
     ],
 )
 def test_the_grid_fits_the_network_and_the_images(multiple, tile, sizes, expected):

@@ -13,6 +13,7 @@ import grain
 import numpy as np
 from grain.sources import RandomAccessDataSource
 
+from cir_jax import symmetries
 from cir_jax.data import damage, degradations, recipes, records
 from cir_jax.data.degradations import BLOCK
 from cir_jax.data.workers import iterate
@@ -77,8 +78,8 @@ class PatchPair:
         rows = slice(record.scale * y, record.scale * (y + self.patch))
         columns = slice(record.scale * x, record.scale * (x + self.patch))
         pair = {
-            "degraded": _turned(patch, turn),
-            "clean": _turned(clean[rows, columns], turn),
+            "degraded": symmetries.turned(patch, turn),
+            "clean": symmetries.turned(clean[rows, columns], turn),
         }
         return pair | ({"codec": self._number(codec)} if self.codecs else {})
 
@@ -107,13 +108,6 @@ class PatchPair:
                 "set config.data.qualities to qualities that were encoded"
             )
         return versions[rng.integers(len(versions))]
-
-
-def _turned(image: np.ndarray, turn: np.integer | int) -> np.ndarray:
-    """One of the 8 symmetries of the square: 0..3 rotate, 4..7 mirror and rotate."""
-    if turn >= 4:
-        image = image[:, ::-1]
-    return np.ascontiguousarray(np.rot90(image, turn % 4))
 
 
 def batches(

@@ -137,10 +137,10 @@ def load_average(
                 f"{names_or_paths[0]} and {name} are weights of different models, of "
                 "which no mean can be taken: give weights of one model"
             )
-    graphdef, _ = nnx.split(models[0], nnx.Param)
-    states = [nnx.split(model, nnx.Param)[1] for model in models]
+    states = [nnx.state(model, nnx.Param) for model in models]
     mean = jax.tree.map(lambda *values: sum(values) / len(values), *states)
-    return nnx.merge(graphdef, mean)
+    nnx.update(models[0], mean)
+    return models[0]
 
 
 def fill(

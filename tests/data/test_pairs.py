@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from cir_jax import symmetries
 from cir_jax.codecs import get_codec
 from cir_jax.data import pairs, tfrecord
 from cir_jax.data.recipes import Recipe, get_recipe
@@ -108,7 +109,7 @@ def test_an_epoch_visits_every_record_once(source):
 
 def test_all_eight_symmetries_occur():
     image = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
-    assert len({pairs._turned(image, turn).tobytes() for turn in range(8)}) == 8
+    assert len({symmetries.turned(image, turn).tobytes() for turn in range(8)}) == 8
 
 
 @pytest.mark.parametrize("grid_phase", ["aligned", "random"])
@@ -178,7 +179,7 @@ def test_an_online_patch_is_cut_from_the_crop_degraded_as_a_whole(
     coder = get_codec(codec)
     whole = coder.decode(coder.encode(downscale(clean, scale), 60))
     places = {
-        (pairs._turned(whole[y : y + 16, x : x + 16], turn)).tobytes(): (y, x, turn)
+        (symmetries.turned(whole[y : y + 16, x : x + 16], turn)).tobytes(): (y, x, turn)
         for y in range(49)
         for x in range(49)
         for turn in range(8)
@@ -189,7 +190,7 @@ def test_an_online_patch_is_cut_from_the_crop_degraded_as_a_whole(
         for degraded, large in zip(batch["degraded"], batch["clean"], strict=True):
             y, x, turn = places[degraded.tobytes()]
             rows, columns = (slice(scale * p, scale * (p + 16)) for p in (y, x))
-            expected = pairs._turned(clean[rows, columns], turn)
+            expected = symmetries.turned(clean[rows, columns], turn)
             np.testing.assert_array_equal(large, expected)
             found.add((y, x))
     assert all(y % step == x % step == 0 for y, x in found)
