@@ -19,6 +19,10 @@ OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"
 """Pillow's 16-bit raw modes take the high byte in big, little or native order; the one
 of the other order takes the low byte."""
 
+Image.core.set_block_size(2**26)
+"""Bytes that Pillow asks for at a time. Memory of more than 2**25 goes back to the
+system when it is free; Pillow's usual 2**24 pile up, a fifth of a gigabyte."""
+
 Pixels = UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"]
 Alpha = UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"] | None
 
