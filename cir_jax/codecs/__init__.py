@@ -27,6 +27,9 @@ class CodecProtocol(Protocol):
     """The whole numbers that `encode` takes, the worst picture first."""
     pillow_decodes: ClassVar[bool]
     """Whether records may hold the bitstream, to be decoded by Pillow alone."""
+    suffix: ClassVar[str]
+    """What a file of the bitstream is called, such as ".jpg", if it is an image file
+    that other programs read; otherwise ""."""
 
     @property
     def version(self) -> str:

@@ -103,6 +103,7 @@ class IntraCodec:
     name: str
     qualities: Sequence[int]
     pillow_decodes = False
+    suffix = ""
     pixel_format: str
     """FFmpeg's name of the planes that the encoder takes."""
     decoder: str

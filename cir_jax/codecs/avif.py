@@ -20,6 +20,7 @@ class Codec:
     name = "avif"
     qualities: ClassVar[range] = range(101)
     pillow_decodes: ClassVar[bool] = True
+    suffix: ClassVar[str] = ".avif"
 
     def __init__(self):
         _pillow.require("avif", "AVIF", "'pillow>=11.3'")

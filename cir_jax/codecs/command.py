@@ -42,6 +42,7 @@ class Codec:
     """A codec made of two commands, `command:FILE.toml`."""
 
     pillow_decodes = False
+    suffix = ""
 
     def __init__(self, path: str = ""):
         if not path:

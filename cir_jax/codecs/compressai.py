@@ -37,6 +37,7 @@ class Codec:
     """
 
     pillow_decodes: ClassVar[bool] = False
+    suffix: ClassVar[str] = ""
 
     def __init__(self, argument: str = "cheng2020-attn:mse"):
         zoo = _zoo().image

@@ -22,6 +22,7 @@ class Codec:
 
     qualities: ClassVar[range] = range(1, 101)
     pillow_decodes: ClassVar[bool] = True
+    suffix: ClassVar[str] = ".jpg"
 
     def __init__(self, subsampling: str = "4:2:0"):
         if subsampling not in SUBSAMPLINGS:

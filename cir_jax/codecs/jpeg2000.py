@@ -23,6 +23,7 @@ class Codec:
     name = "jpeg2000"
     qualities: ClassVar[range] = range(400, 0, -1)
     pillow_decodes: ClassVar[bool] = False
+    suffix: ClassVar[str] = ".j2k"  # a codestream without JP2's boxes
 
     def __init__(self):
         _pillow.require("jpg_2000", "JPEG 2000")

@@ -20,6 +20,7 @@ class Codec:
     name = "jxl"
     qualities: ClassVar[range] = range(1, 100)
     pillow_decodes: ClassVar[bool] = False
+    suffix: ClassVar[str] = ".jxl"
 
     def __init__(self):
         _add_to_pillow()

@@ -19,6 +19,7 @@ class Codec:
     name = "webp"
     qualities: ClassVar[range] = range(101)
     pillow_decodes: ClassVar[bool] = True
+    suffix: ClassVar[str] = ".webp"
 
     def __init__(self):
         _pillow.require("webp", "WebP")

@@ -93,6 +93,13 @@ def test_plain_pillow_decodes_what_records_may_hold(codec, photographs):
             np.testing.assert_array_equal(np.asarray(image), codec.decode(stream))
 
 
+def test_the_suffix_is_the_formats(codec, photographs):
+    stream = codec.encode(photographs["coffee"][:16, :16], codec.qualities[0])
+    with Image.open(io.BytesIO(stream)) as image:
+        assert image.format == Image.registered_extensions()[codec.suffix]
+    assert (codec.suffix == ".j2k") == stream.startswith(b"\xff\x4f\xff\x51")
+
+
 @pytest.mark.parametrize("name", ["webp", "avif", "jpeg2000"])
 def test_a_pillow_without_the_format_is_named(monkeypatch, name):
     monkeypatch.setattr(features, "check", lambda feature: False)
