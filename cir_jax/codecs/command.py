@@ -14,7 +14,6 @@ placeholders are filled in, so paths with spaces need no quotes.
 import math
 import shlex
 import struct
-import subprocess
 import tempfile
 import tomllib
 from pathlib import Path
@@ -24,7 +23,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from cir_jax import codecs, image_io
+from cir_jax import codecs, image_io, programs
 from cir_jax.codecs import _video
 from cir_jax.errors import UserError, unknown
 from cir_jax.files import sha256
@@ -143,13 +142,7 @@ class Codec:
             words = [
                 word.format(**values) for word in shlex.split(self._commands[kind])
             ]
-            done = subprocess.run(
-                words,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-            )
+            ended = programs.run(words)
         except (KeyError, IndexError, ValueError) as error:
             raise UserError(
                 f"{self.name}: the command {kind} cannot be filled in ({error}): known "
@@ -160,12 +153,11 @@ class Codec:
                 f"{self.name}: {words[0]} cannot be run ({error.strerror}): install "
                 f"it, or mend {kind} in its TOML file"
             ) from error
-        if done.returncode or not result.is_file():
-            lines = (done.stderr or done.stdout).strip().splitlines()
+        if ended.status or not result.is_file():
             raise UserError(
-                f"{self.name}: {shlex.join(words)} exited with {done.returncode}"
+                f"{self.name}: {shlex.join(words)} exited with {ended.status}"
                 f"{'' if result.is_file() else ' and wrote no result'}: "
-                f"{lines[-1] if lines else 'it gave no reason'}"
+                f"{ended.reason}"
             )
 
 
