@@ -1,9 +1,12 @@
 """Devices: the mesh, and how batches and training state lie on it."""
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cir_jax.errors import UserError
@@ -57,3 +60,29 @@ def to_devices(
         name: jax.make_array_from_process_local_data(sharding, array)
         for name, array in batch.items()
     }
+
+
+def local(tree: Any) -> Any:
+    """Arrays that are the same on all devices, as one device of this process has them.
+
+    They are neither copied nor tied to the other devices any longer.
+    """
+    return jax.tree.map(lambda array: array.addressable_data(0), tree)
+
+
+def gathered(content: Any) -> list[Any]:
+    """What every process gives, as JSON can tell it, in every process's hands.
+
+    All processes must call it.
+    """
+    if jax.process_count() == 1:
+        return [content]
+    data = np.frombuffer(json.dumps(content).encode(), np.uint8)
+    sizes = np.ravel(multihost_utils.process_allgather(np.array([data.size])))
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: data.size] = data
+    parts = multihost_utils.process_allgather(padded)
+    return [
+        json.loads(part[:size].tobytes())
+        for part, size in zip(parts, sizes, strict=True)
+    ]

@@ -20,11 +20,10 @@ from jaxtyping import UInt8
 
 from cir_jax import image_arrays, image_io, programs
 from cir_jax.errors import UserError
+from cir_jax.scores import BICUBIC, NONE
 
 TIMEOUT = 600.0
 """Seconds that a program gets for one image; then it is stopped."""
-RESERVED = ("none", "bicubic")
-"""What the table calls the compressed image, and it upscaled."""
 EXAMPLE = "jpegqs='jpegqs --quality 6 {in} {out}.jpg'"
 PLACEHOLDER = re.compile(r"\{in\}|\{out\}(?P<suffix>(?:\.\w*)+)?")
 
@@ -135,7 +134,7 @@ def parse_peer(text: str) -> Peer:
         )
     if not name:
         raise UserError(f"peer {text!r} has an empty name: give one, as in {EXAMPLE}")
-    if name in RESERVED:
+    if name in (NONE, BICUBIC):
         raise UserError(
             f"peer {name}: the table has a row {name} of its own: give another name"
         )

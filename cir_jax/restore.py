@@ -74,22 +74,23 @@ class Restorer:
         if tile not in (None, "default") and tile < 1:
             raise UserError(f"tile {tile}: give at least 1 pixel")
         self.scale, self.multiple = model.scale, model.multiple
-        self.codec, self.self_ensemble = codec, self_ensemble
+        self.known_codecs, self.self_ensemble = model.known_codecs, self_ensemble
+        self._codec_index = model.codec_index
+        self._told = {"codec": np.zeros(1, np.int32)} if self.known_codecs else {}
+        if codec is not None:
+            self._told = self.telling(codec)._told
         self._asked_tile = tile
         self.tile = model.tile if tile == "default" else tile
-        chosen = None if device is None else find_device(device)
-        platform = chosen.platform if chosen else jax.default_backend()
-        self.batch = 1 if platform == "cpu" else 4  # one keeps a CPU busy
-        told = {}
-        if codec is not None:
-            told["codec"] = jnp.array([model.codec_index(codec)])
         graphdef, params = nnx.split(model, nnx.Param)
         self._params = nnx.to_pure_dict(params)
-        if chosen:
-            self._params = jax.device_put(self._params, chosen)
-        self._programs: dict[tuple[int, ...], Any] = {}
+        self._device = None if device is None else find_device(device)
+        if self._device:
+            self._params = jax.device_put(self._params, self._device)
+        platform = self._device.platform if self._device else jax.default_backend()
+        self.batch = 1 if platform == "cpu" else 4  # one keeps a CPU busy
+        self._programs: dict[tuple[Any, ...], Any] = {}
 
-        def apply(params, images, means, use_means):
+        def apply(params, told, images, means, use_means):
             model = nnx.merge(graphdef, params)
             codecs = {
                 name: jnp.broadcast_to(number, images.shape[:1])
@@ -107,13 +108,29 @@ class Restorer:
         smallest = jax.ShapeDtypeStruct(
             (1, self.multiple, self.multiple, 3), np.float32
         )
-        _, means = jax.eval_shape(apply, self._params, smallest, [], False)
+        _, means = jax.eval_shape(apply, self._params, self._told, smallest, [], False)
         self._no_means = [np.zeros(mean.shape, mean.dtype) for mean in means]
 
     def with_params(self, params: Mapping[str, Any]) -> "Restorer":
         """The same model with other parameters; compiled programs are shared."""
         other = copy.copy(self)
         other._params = params
+        return other
+
+    def telling(self, codec: str | int) -> "Restorer":
+        """The same for images of another codec; compiled programs are shared.
+
+        Raises:
+            UserError: the model does not know the codec, or cannot be told any.
+        """
+        other = copy.copy(self)
+        other._told = {"codec": np.array([self._codec_index(codec)], np.int32)}
+        return other
+
+    def on(self, device: jax.Device) -> "Restorer":
+        """The same on another device; programs are compiled for each."""
+        other = self.with_params(jax.device_put(self._params, device))
+        other._device = device
         return other
 
     def grid(self, height: int, width: int) -> tiling.Grid | None:
@@ -214,17 +231,17 @@ class Restorer:
             images = np.float32(images) / np.float32(np.iinfo(images.dtype).max)
         program = self._program(*images.shape[:3])
         use = np.bool_(means is not None)
-        return program(
-            self._params, images, self._no_means if means is None else means, use
-        )
+        given = self._no_means if means is None else means
+        return program(self._params, self._told, images, given, use)
 
     def _program(self, batch: int, height: int, width: int) -> Callable:
-        shape = (batch, height, width, 3)
-        if shape not in self._programs:
-            images = jax.ShapeDtypeStruct(shape, jnp.float32)
-            arguments = (self._params, images, self._no_means, np.bool_(False))
-            self._programs[shape] = self._apply.lower(*arguments).compile()
-        return self._programs[shape]
+        key = (self._device, batch, height, width)
+        if key not in self._programs:
+            images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.float32)
+            given = (images, self._no_means, np.bool_(False))
+            lowered = self._apply.lower(self._params, self._told, *given)
+            self._programs[key] = lowered.compile()
+        return self._programs[key]
 
     def _free_memory(self) -> int:
         """Bytes on the device; of the machine's memory for a CPU."""

@@ -27,9 +27,11 @@ from cir_jax import (
     optimizers,
     parallel,
     photos,
+    showcase,
     weights,
 )
 from cir_jax.checkpoints import Checkpoints
+from cir_jax.compression import compressions
 from cir_jax.data import manifest, pairs, recipes
 from cir_jax.errors import UserError
 from cir_jax.losses import LOSSES
@@ -37,6 +39,7 @@ from cir_jax.metrics_log import MetricsLog
 from cir_jax.models import DTYPES, abstract_model, build_model
 from cir_jax.progress import progress_bar
 from cir_jax.restore import Restorer
+from cir_jax.scores import Report
 
 CONFIG = "config.json"
 
@@ -161,7 +164,7 @@ def initial_model(config: ConfigDict) -> nnx.Module:
     return start
 
 
-def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | None:
+def train_and_evaluate(config: ConfigDict, workdir: Path) -> Report | None:
     """Trains as the config says, going on from the workdir's newest checkpoint.
 
     Args:
@@ -189,7 +192,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
         experiment.records_folder(config, workdir),
         experiment.encode_command(config, workdir),
     )
-    images = evaluate.read_set(photos.resolve(config.evaluation.images))
+    images = evaluate.ImageFolder(photos.resolve(config.evaluation.images))
+    tests = compressions(config.evaluation.codec, config.evaluation.qualities)
     structure = abstract_model(config.model, dtype=DTYPES[config.dtype])
     recipe = recipes.for_reader(config.data.recipe, contents)
     _check_codecs(config, structure.known_codecs, recipe, contents)
@@ -260,17 +264,17 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
     )
 
     # ---------------------------------------------------------------- evaluation
-    def evaluate_now(step: int) -> evaluate.Report:
+    def evaluate_now(step: int) -> Report:
         """Exports and scores the averaged weights."""
         exported = nnx.merge(graphdef, state.ema)
         provenance = {"step": str(step), "config": config.to_json_best_effort()}
         path = workdir / weights.WORKDIR_NAME
         weights.save(path, exported, provenance)
+        averaged = restorer.with_params(parallel.local(state.ema))
         return evaluate.evaluate(
-            {config.model.name: restorer.with_params(state.ema)},
+            {config.model.name: averaged},
             {Path(config.evaluation.images).name: images},
-            config.evaluation.codec,
-            config.evaluation.qualities,
+            tests,
             provenance={f"sha256 of {path}": files.sha256(path)},
         )
 
@@ -316,12 +320,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> evaluate.Report | N
     # ---------------------------------------------------------------- the results
     report = report or evaluate_now(start)
     manifest.write_json(workdir / "scores.json", report.to_json())
-    sheet = evaluate.picture(
-        {config.model.name: restorer.with_params(state.ema)},
-        images,
-        config.evaluation.codec,
-        config.evaluation.qualities[0],
-    )
+    averaged = restorer.with_params(parallel.local(state.ema))
+    sheet = showcase.before_after({config.model.name: averaged}, images, tests[0])
     image_io.write_png(workdir / "before_after.png", sheet)
     print(report.table())
     print(f"\nbefore and after: {workdir / 'before_after.png'}")
@@ -375,7 +375,7 @@ def _check_same_experiment(workdir: Path, config: ConfigDict) -> None:
             )
 
 
-def _mean_psnr(report: evaluate.Report, method: str) -> float:
+def _mean_psnr(report: Report, method: str) -> float:
     """Over all qualities; what the best checkpoint is chosen by."""
     rows = [row["psnr"] for row in report.rows() if row["method"] == method]
     return sum(rows) / len(rows)

@@ -10,9 +10,12 @@ from skimage import metrics as reference
 
 from cir_jax import Restorer, cli, image_io, metrics
 from cir_jax.codecs import get_codec
+from cir_jax.compression import Compression, compressions
 from cir_jax.errors import UserError
-from cir_jax.evaluate import compress, evaluate, grey, picture, read_set
+from cir_jax.evaluate import ImageFolder, evaluate
+from cir_jax.protocols import grey
 from cir_jax.resize import downscale, upscale
+from cir_jax.showcase import before_after
 
 
 def crops(photographs):
@@ -29,7 +32,9 @@ def folder(tmp_path, photographs):
 
 
 def test_the_codecs_own_rows_are_those_of_the_protocol(folder, photographs):
-    report = evaluate({}, {"crops": read_set(folder)}, "jpeg", (10, 40))
+    report = evaluate(
+        {}, {"crops": ImageFolder(folder)}, compressions("jpeg", (10, 40))
+    )
     codec = get_codec("jpeg")
     for row, quality in zip(report.rows(), (10, 40), strict=True):
         pairs, bits = [], []
@@ -45,7 +50,9 @@ def test_the_codecs_own_rows_are_those_of_the_protocol(folder, photographs):
 
 
 def test_gray_codes_and_measures_the_limited_range_luma(folder, photographs):
-    report = evaluate({}, {"crops": read_set(folder)}, "jpeg", (10,), "gray")
+    report = evaluate(
+        {}, {"crops": ImageFolder(folder)}, compressions("jpeg", (10,)), "gray"
+    )
     codec, psnr = get_codec("jpeg"), []
     for image in crops(photographs).values():
         luma = color.rgb2ycbcr(image)[..., :1].round().astype(np.uint8)
@@ -61,7 +68,7 @@ def test_gray_takes_grey_files_as_they_are(photographs):
 
 def test_infinite_decibels_are_null_in_json():
     flat = {"flat": np.full((16, 16, 3), 128, np.uint8)}
-    report = evaluate({}, {"s": flat}, "jpeg", (100,))
+    report = evaluate({}, {"s": flat}, compressions("jpeg", (100,)))
     assert report.to_json()["rows"][0]["psnr"] is None
     assert "inf" in report.table()
 
@@ -69,8 +76,10 @@ def test_infinite_decibels_are_null_in_json():
 @pytest.mark.parametrize("protocol", ["colour", "gray"])
 def test_a_methods_rows_measure_what_it_restores(folder, protocol):
     restorer = Restorer(tiny.Filter())
-    images = {"coffee": read_set(folder)["coffee.png"]}
-    report = evaluate({"tiny": restorer}, {"s": images}, "jpeg", (20,), protocol)
+    images = {"coffee": ImageFolder(folder)["coffee.png"]}
+    report = evaluate(
+        {"tiny": restorer}, {"s": images}, compressions("jpeg", (20,)), protocol
+    )
     alone, row = report.rows()
     clean, codec = images["coffee"], get_codec("jpeg")
     if protocol == "gray":
@@ -88,8 +97,8 @@ def test_a_methods_rows_measure_what_it_restores(folder, protocol):
 
 
 def test_csr_measures_what_upscaling_leaves(folder):
-    images = read_set(folder)
-    report = evaluate({}, {"crops": images}, "jpeg", (20,), scale=4)
+    images = ImageFolder(folder)
+    report = evaluate({}, {"crops": images}, compressions("jpeg", (20,)), scale=4)
     codec, scores = get_codec("jpeg"), []
     for image in images.values():
         small = downscale(image, 4)
@@ -124,22 +133,23 @@ def test_weights_that_enlarge_are_measured_against_bicubic(folder):
             return image.repeat(4, axis=1).repeat(4, axis=2)
 
     restorers = {"nearest": Restorer(Nearest())}
-    images = {"coffee": read_set(folder)["coffee.png"][:62, :70]}
-    report = evaluate(restorers, {"s": images}, "jpeg", (90,))
+    images = {"coffee": ImageFolder(folder)["coffee.png"][:62, :70]}
+    report = evaluate(restorers, {"s": images}, compressions("jpeg", (90,)))
     bicubic, nearest = report.rows()
     assert (bicubic["method"], nearest["method"]) == ("bicubic", "nearest")
     assert nearest["gain"] == pytest.approx(nearest["psnr"] - bicubic["psnr"])
     assert nearest["gain"] < -0.1
     assert "csr: compressed-image super-resolution" in report.table()
     with pytest.raises(UserError, match=r"different scales \(nearest 4; --scale 1\)"):
-        evaluate(restorers, {"s": images}, "jpeg", (90,), scale=1)
-    sheet = picture(restorers, images, "jpeg", 10, window=32, zoom=1)
+        evaluate(restorers, {"s": images}, compressions("jpeg", (90,)), scale=1)
+    (jpeg,) = compressions("jpeg", (10,))
+    sheet = before_after(restorers, images, jpeg, window=32, zoom=1)
     assert sheet.shape[1] > 3 * 32
 
 
 def test_images_are_cut_to_a_multiple_of_the_scale(photographs):
     image = photographs["coffee"][:66, :75]
-    pair = compress(get_codec("jpeg"), 20, 4, image)
+    pair = Compression(get_codec("jpeg"), 20)(image, 4)
     assert pair.clean.shape == pair.baseline.shape == (64, 72, 3)
     assert pair.degraded.shape == (16, 18, 3)
 
@@ -195,10 +205,10 @@ def test_wrong_use_is_named(arguments, words):
 def test_a_set_with_a_bad_image_is_refused_whole(folder):
     Image.new("RGB", (10, 40)).save(folder / "small.png")
     with pytest.raises(UserError, match=r"small\.png is 10x40 pixels: SSIM needs"):
-        read_set(folder)
+        ImageFolder(folder)
     (folder / "small.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"small\.png is empty"):
-        read_set(folder)
+        ImageFolder(folder)
 
 
 def test_the_picture_shows_every_image_where_it_changed_most(photographs):
@@ -210,9 +220,9 @@ def test_the_picture_shows_every_image_where_it_changed_most(photographs):
             image[100:120, 200:220] = (255, 0, 255)
             return image
 
-    sheet = picture(
-        {"marks": Marks(tiny.Filter())}, photographs, "jpeg", 10, window=64, zoom=1
-    )
+    (jpeg,) = compressions("jpeg", (10,))
+    marks = {"marks": Marks(tiny.Filter())}
+    sheet = before_after(marks, photographs, jpeg, window=64, zoom=1)
     assert sheet.shape[0] > 4 * 64 and sheet.shape[1] > 3 * 64
     magenta = (sheet == (255, 0, 255)).all(axis=-1)
     assert magenta.sum() == len(photographs) * 20 * 20

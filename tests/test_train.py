@@ -13,6 +13,7 @@ from test_experiment import QUICKSTART, load
 
 from cir_jax import Restorer, image_io, weights
 from cir_jax.checkpoints import Checkpoints
+from cir_jax.compression import compressions
 from cir_jax.errors import UserError
 from cir_jax.evaluate import evaluate
 from cir_jax.losses import charbonnier
@@ -94,7 +95,7 @@ def test_a_training_leaves_weights_scores_a_picture_and_a_log(finished):
 def test_the_exported_weights_are_what_was_scored(finished, validation):
     workdir, report = finished
     sets = {"crops": {"coffee": image_io.read_rgb(validation / "coffee.png")}}
-    again = evaluate({"again": Restorer(workdir)}, sets, "jpeg", (10,))
+    again = evaluate({"again": Restorer(workdir)}, sets, compressions("jpeg", (10,)))
     assert again.rows()[1]["psnr"] == report.rows()[1]["psnr"]
 
 

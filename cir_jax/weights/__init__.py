@@ -92,10 +92,24 @@ def load(name_or_path: str | os.PathLike, *, dtype: Any = jnp.float32) -> nnx.Mo
             tensors are not those of the model it names.
     """
     path = find(name_or_path)
+    metadata, tensors = _read(path)
+    try:
+        model = abstract_model(json.loads(metadata["model"]), dtype=dtype)
+    except (UserError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is for a model that cannot be built: {error}"
+        ) from error
+    graphdef, params = nnx.split(model, nnx.Param)
+    return nnx.merge(graphdef, fill(nnx.to_pure_dict(params), tensors, path))
+
+
+def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, str], dict[str, Any]]:
+    """The metadata of a weights file of ours, and its tensors by name if wanted."""
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys() if tensors else ()
+            found = {name: file.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(
             f"{path} is not a readable safetensors file ({error})"
@@ -105,14 +119,21 @@ def load(name_or_path: str | os.PathLike, *, dtype: Any = jnp.float32) -> nnx.Mo
             f"{path} does not say which model it is for: expected a weights file that "
             "cir_jax wrote"
         )
-    try:
-        model = abstract_model(json.loads(metadata["model"]), dtype=dtype)
-    except (UserError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path} is for a model that cannot be built: {error}"
-        ) from error
-    graphdef, params = nnx.split(model, nnx.Param)
-    return nnx.merge(graphdef, fill(nnx.to_pure_dict(params), tensors, path))
+    return metadata, found
+
+
+def title(name_or_path: str | os.PathLike) -> str:
+    """A model and its training in a few words, as the file's metadata have them.
+
+    Raises:
+        UserError: see `load`; of the metadata alone.
+    """
+    metadata, _ = _read(find(name_or_path), tensors=False)
+    words = [json.loads(metadata["model"])["name"]]
+    experiment = json.loads(metadata.get("config", "{}"))
+    words.append(experiment.get("model", {}).get("variant", ""))
+    words.append(f"step {metadata['step']}" if "step" in metadata else "")
+    return " ".join(filter(None, words))
 
 
 def load_average(
