@@ -110,6 +110,7 @@ def evaluate(
     baseline = NONE if scale == 1 else BICUBIC
     names = {name: protocol or usual_protocol(name, scale) for name in sets}
     protocols = {name: get_protocol(each) for name, each in names.items()}
+    texts = {name: f"{each}: {protocols[name].text}" for name, each in names.items()}
     work = [(set_name, image) for set_name, images in sets.items() for image in images]
     encoders = {each.codec_name: each.codec.version for each in compressions}
     failed = _failing_peers(methods, sets, compressions, protocols, scale)
