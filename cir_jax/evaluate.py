@@ -126,12 +126,7 @@ def evaluate(
         )
     return Report(
         {
-            "protocol": _in_front(
-                {
-                    name: f"{each}: {get_protocol(each).text}"
-                    for name, each in names.items()
-                }
-            ),
+            "protocol": _in_front(texts),
             "scale": scale,
             "encoder": _in_front(encoders),
             **_settings(restorers, tell_codec),

@@ -1,5 +1,11 @@
+import csv
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +14,9 @@ from PIL import Image
 from skimage import color
 from skimage import metrics as reference
 
-from cir_jax import Restorer, cli, image_io, metrics
+from cir_jax import Restorer, cli, image_io, metrics, peers
 from cir_jax.codecs import get_codec
-from cir_jax.compression import Compression, compressions
+from cir_jax.compression import compressions
 from cir_jax.errors import UserError
 from cir_jax.evaluate import ImageFolder, evaluate
 from cir_jax.protocols import grey
@@ -147,19 +153,118 @@ def test_weights_that_enlarge_are_measured_against_bicubic(folder):
     assert sheet.shape[1] > 3 * 32
 
 
-def test_images_are_cut_to_a_multiple_of_the_scale(photographs):
-    image = photographs["coffee"][:66, :75]
-    pair = Compression(get_codec("jpeg"), 20)(image, 4)
-    assert pair.clean.shape == pair.baseline.shape == (64, 72, 3)
-    assert pair.degraded.shape == (16, 18, 3)
+@pytest.mark.parametrize("protocol", ["y", "all-in-one"])
+def test_other_protocols_restore_colour(folder, protocol):
+    restorer = Restorer(tiny.Filter())
+    images = {"coffee": ImageFolder(folder)["coffee.png"]}
+    jpegs = compressions("jpeg", (20,))
+    report = evaluate({"tiny": restorer}, {"s": images}, jpegs, protocol)
+    (*_, row), codec = report.rows(), get_codec("jpeg")
+    pair = [images["coffee"]]
+    pair.append(restorer(codec.decode(codec.encode(pair[0], 20))))
+    if protocol == "y":
+        pair = [
+            color.rgb2ycbcr(image)[..., :1].round().astype("uint8") for image in pair
+        ]
+    assert row["psnr"] == pytest.approx(
+        reference.peak_signal_noise_ratio(*pair, data_range=255), abs=1e-9
+    )
+    assert row["ssim"] == pytest.approx(
+        reference.structural_similarity(
+            *pair,
+            channel_axis=-1,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        ),
+        abs=1e-9,
+    )
+    assert ("psnr_b" in row) == (protocol == "y")
+
+
+def test_sets_have_tables_of_their_own_by_their_usual_protocols(folder):
+    images = ImageFolder(folder)
+    jpegs = compressions("jpeg", (10,))
+    report = evaluate({}, {"mine": images, "Classic5": images}, jpegs)
+    mine, classic5, notes = report.table().split("\n\n")
+    assert mine.splitlines()[2].startswith("| mine ")
+    assert classic5.splitlines()[2].startswith("| Classic5 ")
+    assert "mine: colour: RGB jointly" in notes and "Classic5: gray: Y of" in notes
+    gray = evaluate({}, {"s": images}, jpegs, "gray")
+    assert report.rows()[1]["psnr"] == gray.rows()[0]["psnr"]
+
+
+def test_a_peer_stands_in_the_table_where_it_can(folder, tmp_path):
+    """A real program, which takes JPEG files and nothing else."""
+    program = tmp_path / "invert.py"
+    program.write_text(
+        "import sys\nfrom PIL import Image, ImageOps\n"
+        "image = Image.open(sys.argv[1], formats=['JPEG'])\n"
+        "ImageOps.invert(image).save(sys.argv[2])\n"
+    )
+    peer = peers.parse_peer(f"invert={sys.executable} {program} {{in}} {{out}}")
+    images = {"coffee": ImageFolder(folder)["coffee.png"]}
+    both = [*compressions("jpeg", (20,)), *compressions("webp", (20,))]
+    report = evaluate({"invert": peer}, {"s": images}, both)
+    rows = report.rows()
+    assert [(row["codec"], row["method"]) for row in rows] == [
+        ("jpeg", "none"),
+        ("jpeg", "invert"),
+        ("webp", "none"),
+    ]
+    codec, clean = get_codec("jpeg"), images["coffee"]
+    inverted = 255 - codec.decode(codec.encode(clean, 20))
+    assert rows[1]["psnr"] == pytest.approx(metrics.psnr(clean, inverted))
+    assert rows[1]["seconds"] > 0
+    (warning,) = report.warnings
+    assert warning.startswith("left out of webp: peer invert: ")
+    assert f"warning: {warning}" in report.table()
+
+
+def score_on_devices(arguments, devices):
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    program = Path(__file__).parent / "score_on_devices.py"
+    return subprocess.Popen(
+        [sys.executable, program, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        env=os.environ | flags | {"JAX_PLATFORMS": "cpu"},
+        text=True,
+    )
+
+
+def finished(process):
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    return json.loads(printed)
+
+
+@pytest.mark.slow
+def test_scores_are_the_same_on_any_devices_and_processes(folder, weights_file):
+    one, eight = (
+        finished(score_on_devices([weights_file, folder], count)) for count in (1, 8)
+    )
+    assert (one["devices"], eight["devices"]) == (1, 8)
+    assert eight["content"] == one["content"]
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        coordinator = f"localhost:{found.getsockname()[1]}"
+    processes = [
+        score_on_devices([weights_file, folder, coordinator, 2, number], 2)
+        for number in range(2)
+    ]
+    for found in map(finished, processes):
+        assert found == {"devices": 4, "content": one["content"]}
 
 
 def test_the_command_prints_the_table_and_its_protocol(
     folder, weights_file, tmp_path, capsys
 ):
     arguments = ["evaluate", "--set", f"crops={folder}", "--quality", "10,40"]
-    arguments += ["--weights", str(weights_file)]
-    assert cli.run([*arguments, "--json", str(tmp_path / "out.json")]) == cli.DONE
+    arguments += ["--weights", f"net={weights_file}"]
+    for kind in ("json", "csv", "markdown", "record"):
+        arguments += [f"--{kind}", str(tmp_path / f"out.{kind}")]
+    pictures = tmp_path / "pictures"
+    assert cli.run([*arguments, "--pictures", str(pictures)]) == cli.DONE
     printed = capsys.readouterr().out
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
@@ -170,7 +275,7 @@ def test_the_command_prints_the_table_and_its_protocol(
     assert [row[:4] for row in rows] == [
         ["crops", "jpeg", quality, method]
         for quality in ("10", "40")
-        for method in ("none", str(weights_file))
+        for method in ("none", "net")
     ]
     for cells, row in zip(rows, written["rows"], strict=True):
         assert cells[4:7] == [
@@ -180,7 +285,16 @@ def test_the_command_prints_the_table_and_its_protocol(
         ]
     assert len(written["images"]) == 4 * 4
     assert re.search(r"protocol: colour: RGB jointly.*no border crop", printed)
-    assert "encoder: libjpeg-turbo" in printed and "sha256" in printed
+    assert "encoder: libjpeg-turbo" in printed and "sha256 of net: " in printed
+    assert (tmp_path / "out.markdown").read_text().strip() in printed
+    with (tmp_path / "out.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["psnr"]) for line in lines] == [
+        row["psnr"] for row in written["rows"]
+    ]
+    recorded = (tmp_path / "out.record").read_text()
+    assert recorded.count("| crops ") == 4 and "ucip step 7" in recorded
+    assert len(list(pictures.iterdir())) == 4 and printed.count("picture: ") == 4
 
 
 @pytest.mark.parametrize(
@@ -195,6 +309,9 @@ def test_the_command_prints_the_table_and_its_protocol(
         (["--quality", "500"], "quality 500 is outside jpeg's range"),
         (["--weights", "nothing"], "neither a file"),
         (["--scale", "0"], "--scale is 0: give at least 1"),
+        (["--peer", "mine=run {in}"], "has no {out}"),
+        (["--codec", "jpeg,webp,avif", "--quality", "9", "--quality", "8"], "2 times"),
+        (["--lpips", "nowhere.safetensors"], "nowhere.safetensors"),
     ],
 )
 def test_wrong_use_is_named(arguments, words):
@@ -209,20 +326,3 @@ def test_a_set_with_a_bad_image_is_refused_whole(folder):
     (folder / "small.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"small\.png is empty"):
         ImageFolder(folder)
-
-
-def test_the_picture_shows_every_image_where_it_changed_most(photographs):
-    class Marks(Restorer):
-        """Changes one place of an image, the same in all."""
-
-        def __call__(self, image):
-            image = image.copy()
-            image[100:120, 200:220] = (255, 0, 255)
-            return image
-
-    (jpeg,) = compressions("jpeg", (10,))
-    marks = {"marks": Marks(tiny.Filter())}
-    sheet = before_after(marks, photographs, jpeg, window=64, zoom=1)
-    assert sheet.shape[0] > 4 * 64 and sheet.shape[1] > 3 * 64
-    magenta = (sheet == (255, 0, 255)).all(axis=-1)
-    assert magenta.sum() == len(photographs) * 20 * 20

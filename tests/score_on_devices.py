@@ -1,0 +1,29 @@
+"""Prints an evaluation's rows without times; run by test_evaluate.py.
+
+score_on_devices.py WEIGHTS FOLDER [COORDINATOR PROCESSES NUMBER]
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+
+weights, folder, *cluster = sys.argv[1:]
+if cluster:
+    coordinator, processes, number = cluster
+    jax.distributed.initialize(coordinator, int(processes), int(number))
+
+from cir_jax import Restorer  # noqa: E402, after the cluster is known
+from cir_jax.compression import compressions  # noqa: E402
+from cir_jax.evaluate import ImageFolder, evaluate  # noqa: E402
+
+report = evaluate(
+    {"light": Restorer(weights, tile=None)},
+    {"crops": ImageFolder(Path(folder))},
+    compressions("jpeg", (10, 40)),
+)
+content = report.to_json()
+for row in (*content["rows"], *content["images"]):
+    del row["seconds"]
+print(json.dumps({"devices": jax.device_count(), "content": content}))
