@@ -87,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
         help="take another codec for the recipe's, such as hific=command:hific.toml",
     )
     encode.add_argument("--scale", type=int, default=1, help="downscale by, first")
+    encode.add_argument(
+        "--grey", action="store_true", help="make images grey, for model.channels=1"
+    )
     encode.add_argument("--out", type=Path, required=True, help="records folder")
     encode.add_argument(
         "--crop", type=int, default=256, help="side of the clean crops, pixels"
@@ -295,6 +298,7 @@ def _encode(options: argparse.Namespace) -> int:
         crop=options.crop,
         stride=options.stride,
         scale=options.scale,
+        grey=options.grey,
         seed=options.seed,
         workers=options.workers,
         engine=options.engine,

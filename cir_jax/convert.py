@@ -274,6 +274,7 @@ def _promptcir_config(shapes: Shapes) -> dict[str, Any]:
         "num_bases": [bank[2] for bank in banks],
         "prompt_dims": [bank[3] for bank in banks],
         "prompt_heads": shapes["noise_level3.attn.temperature"][0],
+        "channels": shapes["output.weight"][0],
     }
 
 
@@ -319,6 +320,7 @@ def _ucip_config(shapes: Shapes) -> dict[str, Any]:
         "skip": False,
         "mixing": "codec",
         "codecs": [str(i) for i in range(codecs)],
+        "channels": shapes["conv_last.weight"][0],
     }
 
 

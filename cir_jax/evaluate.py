@@ -257,18 +257,19 @@ def restored(
 ) -> tuple[UInt8[np.ndarray, "h w c"], float]:
     """What a method makes of a compressed image, and its seconds without compiling.
 
-    Colour networks get grey in three channels; the three of the output are averaged.
+    Of a grey image, networks for colour get three channels and theirs are averaged.
     """
     if isinstance(method, Peer):
         return method.restore(pair.bitstream, suffix, pair.degraded, scale)
     image = pair.degraded
-    method.compile(*image.shape[:2])
+    averaged = image.shape[-1] < method.channels
+    if averaged:
+        image = np.float32(image.repeat(3, axis=-1)) / 255
+    method.compile(*image.shape)
     start = time.perf_counter()
-    if image.shape[-1] == 3:
-        result = method(image)
-    else:
-        values = method(np.float32(image.repeat(3, axis=-1)) / 255)
-        result = image_io.to_uint8(values.mean(axis=-1, keepdims=True))
+    result = method(image)
+    if averaged:
+        result = image_io.to_uint8(result.mean(axis=-1, keepdims=True))
     return result, time.perf_counter() - start
 
 

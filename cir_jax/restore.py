@@ -16,14 +16,15 @@ from flax import nnx
 from jaxtyping import Float32, UInt8, UInt16
 
 from cir_jax import image_io, tiling, weights
+from cir_jax.device_metrics import luma
 from cir_jax.errors import UserError, unknown
 from cir_jax.models.layers import RestorationModel
 from cir_jax.models.pooling import RecordingPool
 from cir_jax.ops.enlarge import enlarge
 from cir_jax.symmetries import TURNS, turned, turned_back
 
-Pixels = UInt8[np.ndarray, "_ _ 3"] | UInt16[np.ndarray, "_ _ 3"]
-Image = Pixels | Float32[np.ndarray, "_ _ 3"]
+Pixels = UInt8[np.ndarray, "_ _ _"] | UInt16[np.ndarray, "_ _ _"]
+Image = Pixels | Float32[np.ndarray, "_ _ _"]
 LEAST_TILE = 64
 """Pixels a side; a device without memory for that cannot be helped."""
 SHARE = 0.5
@@ -74,6 +75,7 @@ class Restorer:
         if tile not in (None, "default") and tile < 1:
             raise UserError(f"tile {tile}: give at least 1 pixel")
         self.scale, self.multiple = model.scale, model.multiple
+        self.channels = model.channels
         self.known_codecs, self.self_ensemble = model.known_codecs, self_ensemble
         self._codec_index = model.codec_index
         self._told = {"codec": np.zeros(1, np.int32)} if self.known_codecs else {}
@@ -98,7 +100,12 @@ class Restorer:
             }
             pool = RecordingPool(means, use_means)
             pools = {"pool": pool} if model.pools else {}
-            restored = model(images, **codecs, **pools).astype(jnp.float32)
+            grey = images.shape[-1] > model.channels
+            seen = luma(images, rounded=False) if grey else images
+            restored = model(seen, **codecs, **pools).astype(jnp.float32)
+            if grey:  # of colour only the luma is restored: as much for R, G and B
+                change = (restored - enlarge(seen, model.scale)) * (255 / 219)
+                restored = enlarge(images, model.scale) + change
             if strength != 1:
                 start = enlarge(images, model.scale)
                 restored = start + strength * (restored - start)
@@ -166,32 +173,35 @@ class Restorer:
         print(f"not enough memory: {tiles} at a time now", file=sys.stderr)
         return True
 
-    def compile(self, height: int, width: int) -> None:
+    def compile(self, height: int, width: int, channels: int = 3) -> None:
         """Makes the program for images of a size, so that the first call is fast."""
         grid = self.grid(height, width)
         if grid:
-            self._program(self.batch, grid.height, grid.width)
+            self._program(self.batch, grid.height, grid.width, channels)
         else:
             padded = (size + -size % self.multiple for size in (height, width))
-            self._program(1, *padded)
+            self._program(1, *padded, channels)
 
     def __call__(self, image: Image, grid: tiling.Grid | None = None) -> Image:
-        """Restores one RGB image.
+        """Restores one image.
 
         Args:
-            image: uint8, uint16, or float32 in [0, 1]; [h, w, 3].
+            image: uint8, uint16, or float32 in [0, 1]; [h, w, 3], RGB, of which a grey
+                network restores the luma (BT.601); or [h, w, 1] for a grey network.
             grid: how to cut it; by default `grid` of its size.
 
         Returns:
-            [scale * h, scale * w, 3] in the dtype that came in: integers clipped and
+            [scale * h, scale * w, c] in the dtype that came in: integers clipped and
             rounded, float32 unclipped.
 
         Raises:
-            UserError: the array is no RGB image of these dtypes.
+            UserError: the array is no such image.
             jax.errors.JaxRuntimeError: above all, the device's memory is too small.
         """
-        if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-            raise UserError(f"expected an image of shape [h, w, 3], got {image.shape}")
+        fit = image.ndim == 3 and image.shape[-1] in (3, self.channels)
+        if not fit or 0 in image.shape:
+            expected = "[h, w, 3]" + " or [h, w, 1]" * (self.channels == 1)
+            raise UserError(f"expected an image of shape {expected}, got {image.shape}")
         if image.dtype not in FINISHED:
             raise UserError(
                 f"expected uint8, uint16 or float32 pixels, got {image.dtype}"
@@ -229,15 +239,18 @@ class Restorer:
         """Starts the program; `means` of a whole image in place of the batch's own."""
         if images.dtype != np.float32:
             images = np.float32(images) / np.float32(np.iinfo(images.dtype).max)
-        program = self._program(*images.shape[:3])
+        program = self._program(*images.shape)
         use = np.bool_(means is not None)
         given = self._no_means if means is None else means
         return program(self._params, self._told, images, given, use)
 
-    def _program(self, batch: int, height: int, width: int) -> Callable:
-        key = (self._device, batch, height, width)
+    def _program(
+        self, batch: int, height: int, width: int, channels: int = 3
+    ) -> Callable:
+        shape = (batch, height, width, channels)
+        key = (self._device, *shape)
         if key not in self._programs:
-            images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.float32)
+            images = jax.ShapeDtypeStruct(shape, jnp.float32)
             given = (images, self._no_means, np.bool_(False))
             lowered = self._apply.lower(self._params, self._told, *given)
             self._programs[key] = lowered.compile()

@@ -117,12 +117,12 @@ def spans(size: int, tile: int, overlap: int, step: int) -> list[Span]:
 
 def restore_in_tiles(
     run: Run,
-    image: Shaped[np.ndarray, "_ _ 3"],
+    image: Shaped[np.ndarray, "_ _ _"],
     grid: Grid,
     scale: int,
     batch: int,
     finished: Callable[[np.ndarray], np.ndarray],
-) -> Shaped[np.ndarray, "_ _ 3"]:
+) -> Shaped[np.ndarray, "_ _ _"]:
     """Restores an image tile by tile.
 
     Args:
@@ -170,8 +170,8 @@ def restore_in_tiles(
 
 
 def sample(
-    image: Shaped[np.ndarray, "_ _ 3"], grid: Grid
-) -> Shaped[np.ndarray, "_ _ 3"]:
+    image: Shaped[np.ndarray, "_ _ _"], grid: Grid
+) -> Shaped[np.ndarray, "_ _ _"]:
     """A tile's worth of an image that is larger than a tile, from all over it.
 
     Small squares from an even grid, put side by side: means over them are close to
@@ -216,7 +216,7 @@ def _fade(length: int) -> Float32[np.ndarray, " length"]:
 
 def _results(
     run: Run, tiles: Iterable[np.ndarray], batch: int
-) -> Iterator[Float32[np.ndarray, "_ _ 3"]]:
+) -> Iterator[Float32[np.ndarray, "_ _ _"]]:
     """The restored tiles, one by one; one run is under way while another is used."""
     tiles = iter(tiles)
     running: deque[tuple[int, Any]] = deque()
@@ -229,6 +229,6 @@ def _results(
         yield from _fetched(*running.popleft())
 
 
-def _fetched(count: int, restored: Any) -> list[Float32[np.ndarray, "_ _ 3"]]:
+def _fetched(count: int, restored: Any) -> list[Float32[np.ndarray, "_ _ _"]]:
     """The first results of a run, in memory that may be written to."""
     return list(np.array(restored)[:count])

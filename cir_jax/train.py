@@ -85,7 +85,9 @@ def make_step(
         known = {"codec": batch["codec"]} if "codec" in batch else {}
 
         def loss_of(params):
-            return loss(nnx.merge(graphdef, params)(degraded, **known), clean)
+            model = nnx.merge(graphdef, params)
+            seen = slice(model.channels)  # grey is stored in three channels
+            return loss(model(degraded[..., seen], **known), clean[..., seen])
 
         value, gradients = jax.value_and_grad(loss_of)(state.params)
         gradients = jax.tree.map(
@@ -227,6 +229,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Report | None:
             f"{config.model.name} restores at scale {model.scale}, the records are of "
             f"scale {contents['scale']}: encode with --scale {model.scale}"
         )
+    if model.channels == 1 and not contents["grey"]:
+        raise UserError(
+            "config.model.channels=1 restores grey images, the records are of colour: "
+            "encode with --grey"
+        )
     graphdef, params = nnx.split(model, nnx.Param)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     told = config.evaluation.codec if structure.known_codecs else None
@@ -275,6 +282,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Report | None:
             {config.model.name: averaged},
             {Path(config.evaluation.images).name: images},
             tests,
+            "gray" if structure.channels == 1 else None,
             provenance={f"sha256 of {path}": files.sha256(path)},
         )
 

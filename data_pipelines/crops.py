@@ -15,6 +15,7 @@ import numpy as np
 from cir_jax.data.recipes import Recipe
 from cir_jax.data.records import Record, Version, encode_lossless
 from cir_jax.errors import UserError
+from cir_jax.protocols import grey
 from cir_jax.resize import downscale, modcrop
 from data_pipelines.paired_folders import DegradedFolder, Pairs
 from data_pipelines.sources import Source, SourceImage, read_image
@@ -29,6 +30,7 @@ class Crops:
         crop: side of the clean crops, pixels.
         stride: between crops, pixels.
         scale: clean size over degraded size.
+        grey: whether images are made grey, in three channels.
         step: crops start at multiples of it.
     """
 
@@ -36,6 +38,7 @@ class Crops:
     crop: int
     stride: int
     scale: int
+    grey: bool
     step: int
 
     def __len__(self) -> int:
@@ -114,7 +117,7 @@ class RecipeRecords:
         """See `Records`."""
         image, y, x = self.crops.place(index)
         crop, scale = self.crops.crop, self.crops.scale
-        large, small = _read_scaled(self.source, image, scale)
+        large, small = _read_scaled(self.source, image, scale, self.crops.grey)
         clean = _cut(large, y, x, crop)
         versions: tuple[Version, ...] = ()
         if not self.online:
@@ -151,7 +154,8 @@ class PairRecords:
         """See `Records`."""
         image, y, x = self.crops.place(index)
         crop, scale = self.crops.crop, self.crops.scale
-        clean = _cut(_read_scaled(self.source, image, 1)[0], y, x, crop)
+        large, _ = _read_scaled(self.source, image, 1, self.crops.grey)
+        clean = _cut(large, y, x, crop)
         versions = tuple(
             Version(
                 degraded.codec,
@@ -161,7 +165,7 @@ class PairRecords:
                 f"{degraded.codec} {degraded.quality}: {partner.path}",
             )
             for degraded, partner, whole in _read_partners(
-                self.pairs.folders, self.pairs.partners[image.path]
+                self.pairs.folders, self.pairs.partners[image.path], self.crops.grey
             )
         )
         return Record(encode_lossless(clean), image.path, (y, x), scale, versions)
@@ -171,31 +175,34 @@ def _cut(image: np.ndarray, y: int, x: int, size: int) -> np.ndarray:
     return np.ascontiguousarray(image[y : y + size, x : x + size])
 
 
-def _read_checked(source: Source, image: SourceImage) -> np.ndarray:
-    """Reads an image again that was checked before."""
+def _read_checked(source: Source, image: SourceImage, as_grey: bool) -> np.ndarray:
+    """Reads an image again that was checked before, grey if it is wanted so."""
     pixels = read_image(source, image.path)
     if pixels.shape[:2] != (image.height, image.width):
         raise UserError(f"{image.path} changed while it was being encoded")
-    return pixels
+    # An RGB JPEG of equal channels has the very pixels of a grey one.
+    return grey(pixels).repeat(3, axis=-1) if as_grey else pixels
 
 
 # The crops of one image follow each other, so one image is kept.
 @functools.lru_cache(maxsize=1)
 def _read_scaled(
-    source: Source, image: SourceImage, scale: int
+    source: Source, image: SourceImage, scale: int, as_grey: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """An image, cut to a multiple of the scale, and the same downscaled."""
-    large = modcrop(_read_checked(source, image), scale)
+    large = modcrop(_read_checked(source, image, as_grey), scale)
     return large, downscale(large, scale)
 
 
 @functools.lru_cache(maxsize=1)
 def _read_partners(
-    folders: tuple[DegradedFolder, ...], partners: tuple[SourceImage | None, ...]
+    folders: tuple[DegradedFolder, ...],
+    partners: tuple[SourceImage | None, ...],
+    as_grey: bool,
 ) -> list[tuple[DegradedFolder, SourceImage, np.ndarray]]:
     """The partners of a clean image that are there, with their pixels."""
     return [
-        (degraded, partner, _read_checked(degraded.folder, partner))
+        (degraded, partner, _read_checked(degraded.folder, partner, as_grey))
         for degraded, partner in zip(folders, partners, strict=True)
         if partner
     ]

@@ -40,6 +40,7 @@ def encode(
     crop: int = 256,
     stride: int | None = None,
     scale: int = 1,
+    grey: bool = False,
     seed: int = 0,
     workers: int = 0,
     engine: str = "local",
@@ -58,6 +59,8 @@ def encode(
         stride: distance between crops, pixels; the crop's side when None.
         scale: by how much the clean image is bicubically downscaled before it is
             degraded.
+        grey: whether images are made grey first (Y of BT.601 limited range, as the
+            protocol "gray"), for networks of one channel.
         seed: of the recipe's random choices.
         workers: writing processes; 0 writes in this process.
         engine: one of `engines.ENGINES`.
@@ -91,7 +94,7 @@ def encode(
     images, left_out = _large_images(source, crop)
     records: Records
     if isinstance(degradation, Recipe):
-        crops = Crops(tuple(images), crop, stride, scale, step=scale)
+        crops = Crops(tuple(images), crop, stride, scale, grey, step=scale)
         records = RecipeRecords(source, crops, degradation, online, seed)
     else:
         pairs, without_partner = find_partners(images, degradation, scale)
@@ -101,7 +104,7 @@ def encode(
             first = next(iter(without_partner.items()))
             raise UserError(f"no image of {source} has a partner: {': '.join(first)}")
         # Coded as a whole: crops that keep to the grid start where a block does.
-        crops = Crops(tuple(images), crop, stride, scale, step=BLOCK * scale)
+        crops = Crops(tuple(images), crop, stride, scale, grey, step=BLOCK * scale)
         records = PairRecords(source, crops, pairs)
 
     plan = _plan(records)
@@ -165,6 +168,7 @@ def _plan(records: Records) -> dict[str, Any]:
         "crop": crops.crop,
         "stride": crops.stride,
         "scale": crops.scale,
+        "grey": crops.grey,
         "shard_count": -(-total // shard),
     }
 

@@ -9,7 +9,7 @@ from cir_jax.errors import UserError
 from cir_jax.files import written_whole
 
 NAME = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 """Changes when old readers could no longer read new folders."""
 
 

@@ -34,6 +34,7 @@ class RestorationModel(nnx.Module):
     under the argument's name; `config` reads them there.
 
     Attributes:
+        channels: of the images: 3 for RGB, 1 for grey.
         scale: how much larger the restored image is.
         multiple: what the input's height and width must be a multiple of, in pixels.
         tile: side of the tiles that large images are restored in by default, in pixels
@@ -44,6 +45,7 @@ class RestorationModel(nnx.Module):
             for each image, in training always; () for a network that is told nothing.
     """
 
+    channels: int = 3
     scale: int
     multiple: int
     tile: int = 512
@@ -79,7 +81,7 @@ class RestorationModel(nnx.Module):
                 config[name] = list(value) if isinstance(value, tuple) else value
         return config
 
-    def check_size(self, image: Float[Array, "b h w 3"]) -> None:
+    def check_size(self, image: Float[Array, "b h w c"]) -> None:
         """Refuses an image whose size is no multiple of `multiple`.
 
         Raises:

@@ -90,6 +90,7 @@ class PromptCIR(RestorationModel):
         num_bases: Sequence[int] = (64, 32, 16),
         prompt_dims: Sequence[int] = (64, 128, 320),
         prompt_heads: int = 4,
+        channels: int = 3,
         *,
         rngs: nnx.Rngs,
         dtype: Dtype = jnp.float32,
@@ -108,6 +109,7 @@ class PromptCIR(RestorationModel):
             num_bases: basis prompts of levels 1, 2, 3.
             prompt_dims: width of the prompts of levels 1, 2, 3.
             prompt_heads: attention heads of the prompt interaction blocks.
+            channels: of the images: 3 for RGB, 1 for grey.
             rngs: where the initial parameters come from.
             dtype: type to compute in.
 
@@ -126,20 +128,21 @@ class PromptCIR(RestorationModel):
         self.num_bases = tuple(num_bases)
         self.prompt_dims = tuple(prompt_dims)
         self.prompt_heads = prompt_heads
+        self.channels = channels
         # Level 4 has an eighth of the resolution, level 2 windows on half of it.
         self.multiple = max(8, 2 * window_size)
 
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
         widths = [dim, 2 * dim, 4 * dim, 8 * dim]
 
-        def hybrid_group(channels: int, level: int) -> RHAG:
+        def hybrid_group(width: int, level: int) -> RHAG:
             depth, h = num_blocks[level - 1], heads[level - 1]
-            return RHAG(channels, depth, h, window_size, ffn_expansion, **options)
+            return RHAG(width, depth, h, window_size, ffn_expansion, **options)
 
-        def restormer_blocks(channels: int, depth: int, heads: int) -> nnx.Module:
+        def restormer_blocks(width: int, depth: int, heads: int) -> nnx.Module:
             return nnx.Sequential(
                 *(
-                    TransformerBlock(channels, heads, ffn_expansion, **options)
+                    TransformerBlock(width, heads, ffn_expansion, **options)
                     for _ in range(depth)
                 )
             )
@@ -155,7 +158,7 @@ class PromptCIR(RestorationModel):
                 PointwiseConv(joint, outputs, **options),
             )
 
-        self.patch_embed_input = conv3x3(3, dim, **options)
+        self.patch_embed_input = conv3x3(channels, dim, **options)
         self.encoder_level1 = hybrid_group(widths[0], 1)
         self.down1_2 = Downsample(widths[0], **options)
         self.encoder_level2 = hybrid_group(widths[1], 2)
@@ -179,9 +182,9 @@ class PromptCIR(RestorationModel):
         self.decoder_level1 = hybrid_group(widths[1], 1)
 
         self.refinement = restormer_blocks(widths[1], num_refinement_blocks, heads[0])
-        self.output = conv3x3(widths[1], 3, **options)
+        self.output = conv3x3(widths[1], channels, **options)
 
-    def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    def __call__(self, image: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Restores images.
 
         Args:

@@ -101,6 +101,7 @@ class UCIP(RestorationModel):
         skip: bool = False,
         mixing: str = "codec",
         codecs: Sequence[str] = ("0", "1", "2", "3", "4", "5"),
+        channels: int = 3,
         *,
         rngs: nnx.Rngs,
         dtype: Dtype = jnp.float32,
@@ -123,6 +124,7 @@ class UCIP(RestorationModel):
             codecs: names of the codecs, in the order of their prompts. The released
                 weights' order is not known, so that numbers stand for their names;
                 and where the mixture is predicted, only how many there are counts.
+            channels: of the images: 3 for RGB, 1 for grey.
             rngs: where the initial parameters come from.
             dtype: type to compute in.
 
@@ -142,11 +144,12 @@ class UCIP(RestorationModel):
         self.skip = skip
         self.mixing = mixing
         self.codecs = tuple(codecs)
+        self.channels = channels
 
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
         shape = (width, prompt_dim, mlp_ratio, share)
         bank = (len(self.codecs), bases, prompt_dim)
-        self.patch_embed = _conv(3, width, 5, **options)
+        self.patch_embed = _conv(channels, width, 5, **options)
         self.prompts = nnx.List(DPM(width, *bank, mixing, **options) for _ in depths)
         self.pos_blocks = nnx.List(PEG(width, **options) for _ in depths)
         self.blocks = nnx.List(
@@ -154,7 +157,7 @@ class UCIP(RestorationModel):
         )
         self.norm = LayerNorm(width, **options)
         self.conv_after_body = _conv(width, width, **options)
-        self.head = Reconstruction(width, head_width, scale, skip, **options)
+        self.head = Reconstruction(width, head_width, channels, scale, skip, **options)
 
     @property
     def known_codecs(self) -> tuple[str, ...]:
@@ -163,10 +166,10 @@ class UCIP(RestorationModel):
 
     def __call__(
         self,
-        image: Float[Array, "b h w 3"],
+        image: Float[Array, "b h w c"],
         codec: Int[Array, " b"] | None = None,
         pool: Pool | None = None,
-    ) -> Float[Array, "b H W 3"]:
+    ) -> Float[Array, "b H W c"]:
         """Restores images.
 
         Args:
@@ -512,8 +515,9 @@ class Reconstruction(nnx.Module):
 
     def __init__(
         self,
-        channels: int,
+        inputs: int,
         width: int,
+        channels: int,
         scale: int,
         starts_at_zero: bool,
         *,
@@ -521,14 +525,14 @@ class Reconstruction(nnx.Module):
         dtype: Dtype,
     ):
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
-        self.conv_before_up = _conv(channels, width, **options)
+        self.conv_before_up = _conv(inputs, width, **options)
         self.conv_up1 = _conv(width, width, **options) if scale == 4 else None
         self.conv_up2 = _conv(width, width, **options) if scale == 4 else None
         self.conv_hr = _conv(width, width, **options)
         last = nnx.initializers.zeros if starts_at_zero else None
-        self.conv_last = _conv(width, 3, kernel_init=last, **options)
+        self.conv_last = _conv(width, channels, kernel_init=last, **options)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W 3"]:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W o"]:
         x = jax.nn.leaky_relu(self.conv_before_up(x), 0.01)
         for conv in (self.conv_up1, self.conv_up2):
             if conv is not None:

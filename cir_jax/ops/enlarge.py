@@ -8,7 +8,7 @@ RIM = 2
 """Half the width of the cubic kernel, pixels."""
 
 
-def enlarge(image: Float[Array, "b h w 3"], scale: int) -> Float[Array, "b H W 3"]:
+def enlarge(image: Float[Array, "b h w c"], scale: int) -> Float[Array, "b H W c"]:
     """Enlarges by MATLAB's bicubic, borders mirrored, as `cir_jax.resize.upscale` does.
 
     Args:
@@ -16,7 +16,7 @@ def enlarge(image: Float[Array, "b h w 3"], scale: int) -> Float[Array, "b H W 3
         scale: whole number; 1 gives the image back.
 
     Returns:
-        [b, scale * h, scale * w, 3], not clipped.
+        [b, scale * h, scale * w, c], not clipped.
     """
     if scale == 1:
         return image
