@@ -224,6 +224,14 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, name, dtype):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("letter", ["a", "写", "\U0001f600"])
+def test_the_longest_names_are_written(tmp_path, letter):
+    like = picture("RGB", np.uint8, (4, 4))
+    path = tmp_path / f"{letter * (251 // len(letter.encode()))}.png"
+    write_picture(path, like.pixels, like)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_folder_in_the_way_is_named(tmp_path):
     (tmp_path / "a.png").mkdir()
     like = picture("RGB", np.uint8, (4, 4))
