@@ -246,6 +246,9 @@ def _check_kind(image: Image.Image, path: Path) -> None:
 
 def _decode(image: Image.Image) -> Fields:
     """Decodes an image of 8 bits a channel or fewer; colour becomes sRGB."""
+    step = {"L;2": 85, "L;4": 17}.get(image_arrays.raw_mode(image))
+    if step and "transparency" in image.info:  # Pillow scales up the pixels alone
+        image.info["transparency"] *= step
     image.load()
     grey, alpha = image.mode in GREY_MODES, image.has_transparency_data
     bands = ("L" if grey else "RGB") + ("A" if alpha else "")

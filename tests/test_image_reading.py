@@ -1,6 +1,7 @@
 """`read_picture` over modes, depths and formats that Pillow or tifffile write."""
 
 import io
+import zlib
 
 import image_bytes
 import numpy as np
@@ -147,6 +148,20 @@ def test_one_transparent_colour_of_a_16_bit_png(tmp_path, channels):
     alpha = read_picture(tmp_path / "a.png").alpha
     assert alpha[3, 4] == 0
     np.testing.assert_array_equal(alpha == 0, (values == values[3, 4]).all(-1))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_one_transparent_grey_of_few_bits(tmp_path, depth):
+    chunks = [
+        image_bytes.png_header(8, 1, depth, 0),
+        (b"tRNS", bytes([0, 2**depth - 1])),
+        (b"IDAT", zlib.compress(b"\0" + b"\xf0".ljust(depth, b"\0"))),
+        (b"IEND", b""),
+    ]
+    (tmp_path / "a.png").write_bytes(image_bytes.png(chunks))
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.pixels[0, :, 0].any()
+    np.testing.assert_array_equal(picture.alpha, 255 - picture.pixels[..., 0])
 
 
 def test_one_transparent_colour_of_a_palette(tmp_path):
