@@ -15,6 +15,7 @@ import tifffile
 from jaxtyping import UInt8, UInt16
 from PIL import Image
 
+from cir_jax import image_metadata
 from cir_jax.errors import UserError, unknown
 from cir_jax.image_arrays import Alpha, Pixels, pack, rows_of
 from cir_jax.image_io import PNG_LEVEL, Picture, written
@@ -240,7 +241,9 @@ def _by_pillow(
     if like.icc:
         options["icc_profile"] = like.icc
     if like.exif:
-        options["exif"] = like.exif
+        exif = options["exif"] = Image.Exif()
+        exif.load(like.exif)
+        image_metadata.keep_letters(exif)
     if kind.pillow == "JPEG2000":  # its encoder repeats a write that fails, for ever
         buffer = io.BytesIO()
         image.save(buffer, kind.pillow, **options)
@@ -285,7 +288,11 @@ def _deep_tiff(
     height, width, channels = shape
     exif = Image.Exif()
     exif.load(like.exif or b"")
-    texts = {tag: value for tag, value in exif.items() if isinstance(value, str)}
+    texts = {
+        tag: value.encode("latin-1")  # as Pillow read it
+        for tag, value in exif.items()
+        if isinstance(value, str)
+    }
     tifffile.imwrite(
         file,
         (stripe.tobytes() for stripe in stripes),
