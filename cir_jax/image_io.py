@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,15 +61,27 @@ class Picture:
 def find_images(folder: Path) -> list[Path]:
     """The image files below a folder, by suffix, in sorted order.
 
+    Links to folders are not followed. What cannot be read, such as a link to nowhere,
+    is among them.
+
     Raises:
-        UserError: the folder is missing, or holds no image.
+        UserError: the folder is missing, holds no image, or it or a folder below it
+            may not be read.
     """
     if not folder.is_dir():
         raise UserError(f"folder {folder} does not exist: give a folder of images")
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"folder {error.filename} cannot be read ({error.strerror}): change its "
+            "permissions, or give the folders beside it"
+        ) from error
+
     found = sorted(
         path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file()
+        for parent, _, names in os.walk(folder, onerror=refuse)
+        for path in (Path(parent, name) for name in names)
+        if path.suffix.lower() in SUFFIXES
     )
     if not found:
         raise UserError(
