@@ -120,6 +120,16 @@ def check_format(path: Path, like: Picture, format: str | None) -> OutputFormat:
     return kind
 
 
+def check_quality(quality: int | None) -> None:
+    """Refuses a quality that is not in 1 to 100; None is no quality.
+
+    Raises:
+        UserError: it is not.
+    """
+    if quality is not None and not 1 <= quality <= 100:
+        raise UserError(f"quality {quality} is not in 1 to 100")
+
+
 def write_picture(
     path: Path,
     pixels: Pixels,
@@ -156,8 +166,7 @@ def write_picture(
             f"{path} would have {width}x{height} pixels, and {kind.pillow} holds "
             f"{kind.side} a side: give --format png"
         )
-    if quality is not None and not 1 <= quality <= 100:
-        raise UserError(f"quality {quality} is not in 1 to 100")
+    check_quality(quality)
     keep_alpha = kind.alpha and like.alpha is not None
     alpha = _resized(like.alpha, height, width) if keep_alpha else None
     channels = (1 if like.grey else 3) + keep_alpha
