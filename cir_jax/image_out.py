@@ -142,9 +142,8 @@ def write_picture(
     Grey stays grey, 16 bits stay 16 bits and alpha stays where the format holds them
     (`FORMATS`; see `check_format`). EXIF and profile are embedded, except in BMP and
     JPEG 2000, which Pillow writes without; a TIFF of 16 bits that is not plain grey
-    keeps of EXIF only the texts of its outermost directory (make, model, artist, ...),
-    and `read_picture` does not take one of grey and alpha. PNG and TIFF are the same
-    bytes for the same picture.
+    keeps of EXIF only the texts of its outermost directory (make, model, artist, ...).
+    PNG and TIFF are the same bytes for the same picture.
 
     Args:
         path: the file. What exists is replaced once the new file is complete.

@@ -53,11 +53,6 @@ def test_lossless_formats_give_back_what_was_written(tmp_path, name, kind, dtype
             write_picture(path, like.pixels, like, name)
         return
     write_picture(path, like.pixels, like, name)
-    if (name, kind, dtype) == ("tiff", "LA", np.uint16):  # Pillow does not know it
-        values = tifffile.imread(path).reshape(*size, 2)
-        np.testing.assert_array_equal(values[..., 0], like.pixels[..., 0])
-        np.testing.assert_array_equal(values[..., 1], like.alpha)
-        return
     back = read_picture(path)
     deep = image_out.FORMATS[name].deep
     if dtype == np.uint16 and len(kind) in deep:
