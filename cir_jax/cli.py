@@ -9,6 +9,7 @@ import collections
 import math
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ DONE, SOME_FAILED, WRONG_USE, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
 
 def main() -> None:
     """The console command; bad input exits with 2 and one sentence."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: clean up
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # names may be any bytes
     try:

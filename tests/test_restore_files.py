@@ -279,7 +279,7 @@ def test_two_hundred_images_five_of_them_bad(tmp_path, light, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_job_that_is_stopped_goes_on_where_it_was(tmp_path, light, number):
     source, out = mixed_folder(tmp_path / "in", 200, {7}), tmp_path / "out"
     command = [sys.executable, "-c", "from cir_jax import cli; cli.main()", "restore"]
@@ -291,12 +291,13 @@ def test_a_job_that_is_stopped_goes_on_where_it_was(tmp_path, light, number):
         time.sleep(0.005)
     process.send_signal(number)
     _, complaints = process.communicate()
-    assert process.returncode == (cli.INTERRUPTED if number == signal.SIGINT else -9)
+    killed = number == signal.SIGKILL
+    assert process.returncode == (-9 if killed else cli.INTERRUPTED)
     done = {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
     assert 20 <= len(done) < 199
     for path in done:
         image_io.read_rgb(path)
-    if number == signal.SIGINT:
+    if not killed:
         assert "Traceback" not in complaints and "interrupted" in complaints
         assert not list(out.glob(".*"))
 
