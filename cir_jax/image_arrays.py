@@ -150,6 +150,11 @@ def _decode_as(image: Image.Image, raw: str) -> None:
     image.tile = [tile._replace(args=changed(tile.args)) for tile in image.tile]
 
 
+def eight_bits(values: UInt16[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """Rounds 16 bits to 8."""
+    return ((np.uint32(values) + 128) // 257).astype(np.uint8)
+
+
 def upright(array: np.ndarray, orientation: int) -> np.ndarray:
     """Turns and mirrors an array [h, w, ...] as an EXIF orientation, 1 to 8, says."""
     if orientation >= 5:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from cir_jax import image_metadata
 from cir_jax.errors import UserError, unknown
-from cir_jax.image_arrays import Alpha, Pixels, pack, rows_of
+from cir_jax.image_arrays import Alpha, Pixels, eight_bits, pack, rows_of
 from cir_jax.image_io import PNG_LEVEL, Picture, written
 
 SAME = "same"
@@ -232,7 +232,7 @@ def _stripes(
         if alpha is not None:
             stripe = np.concatenate([stripe, alpha[rows, :, None]], axis=-1)
         if depth == 8 and stripe.dtype == np.uint16:
-            stripe = ((np.uint32(stripe) + 128) // 257).astype(np.uint8)
+            stripe = eight_bits(stripe)
         yield stripe
 
 
