@@ -16,8 +16,8 @@ from cir_jax.errors import UserError
 from cir_jax.files import written_whole
 
 SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".jp2",
-    ".j2k", ".heic", ".heif",
+    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif",
+    ".jp2", ".j2k", ".heic", ".heif", ".hif",
 )  # fmt: skip
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")
 COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr")

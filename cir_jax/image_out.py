@@ -58,7 +58,7 @@ FORMATS = {
     "bmp": OutputFormat("BMP", (".bmp",), alpha=False),
     "jpeg": OutputFormat(
         "JPEG",
-        (".jpg", ".jpeg"),
+        (".jpg", ".jpeg", ".jfif"),
         alpha=False,
         side=65500,
         quality=95,

@@ -136,6 +136,7 @@ def test_alpha_is_enlarged_smoothly_with_the_pixels(tmp_path, dtype):
         ("jpeg2000", ".png", ".jp2"),
         ("same", ".JPEG", ".JPEG"),
         ("same", ".avif", ".avif"),
+        ("same", ".jfif", ".jfif"),
         ("same", ".gif", ".png"),
         ("same", ".heic", ".png"),
         ("same", ".j2k", ".png"),
