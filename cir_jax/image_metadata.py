@@ -45,6 +45,7 @@ def exif_of(image: Image.Image) -> tuple[int, bytes | None]:
         keep_letters(exif)
         for tag in SIZES:
             exif.get_ifd(ExifTags.IFD.Exif).pop(tag, None)
+        exif.bigtiff = False  # as it is in BigTIFF files, but EXIF never is
         data = exif.tobytes() if len(exif) else None
     return orientation if orientation in range(1, 9) else 1, data
 

@@ -138,6 +138,19 @@ def test_broken_exif_does_not_lose_its_orientation(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("name", WITH_METADATA)
+def test_exif_of_a_bigtiff_is_carried(tmp_path, name, dtype):
+    tags = [(MAKE, "s", None, "a camera", True)]
+    pixels = RGB.astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, bigtiff=True, extratags=tags)
+    picture = read_picture(tmp_path / "a.tif")
+    path = tmp_path / f"b{image_out.output_suffix(name, '')}"
+    write_picture(path, picture.pixels, picture, name)
+    with Image.open(path) as image:
+        assert image.getexif()[MAKE] == "a camera"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("name", ["png", "tiff"])
 def test_texts_keep_their_letters(tmp_path, name, dtype):
     text = "© Jörg 写真".encode()
