@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import struct
 import types
 import zlib
 from collections.abc import Iterator, Mapping
@@ -180,9 +179,12 @@ def write_picture(
                 _DeepPng(width, height, channels, like).write_packed(file, rows)
             else:
                 _deep_tiff(file, (height, width, channels), stripes, like)
-    except (ValueError, struct.error) as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # EXIF or a profile makes an encoder raise anything
+        reason = str(error) or type(error).__name__
         raise UserError(
-            f"{path} cannot be written as {kind.pillow} ({error}): give --format png"
+            f"{path} cannot be written as {kind.pillow} ({reason}): give --format png"
         ) from error
 
 

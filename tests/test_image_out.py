@@ -228,6 +228,18 @@ def test_the_longest_names_are_written(tmp_path, letter):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("error", [TypeError, RuntimeError, SyntaxError])
+def test_whatever_an_encoder_raises_is_one_sentence(tmp_path, monkeypatch, error):
+    def save(*arguments, **options):
+        raise error("odd EXIF")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    like = picture("RGB", np.uint8, (4, 4))
+    with pytest.raises(UserError, match=r"a\.tif cannot be written .*\(odd EXIF\)"):
+        write_picture(tmp_path / "a.tif", like.pixels, like, "tiff")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_in_the_way_is_named(tmp_path):
     (tmp_path / "a.png").mkdir()
     like = picture("RGB", np.uint8, (4, 4))
