@@ -7,7 +7,10 @@ Modules are imported by the subcommand that needs them: JAX takes seconds to loa
 import argparse
 import collections
 import datetime
+import math
+import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,13 +23,17 @@ DONE, SOME_FAILED, WRONG_USE, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
 
 def main() -> None:
     """The console command; bad input exits with 2 and one sentence."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: clean up
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # names may be any bytes
     try:
         status = run(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = WRONG_USE
     except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         status = WRONG_USE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -342,7 +349,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.scale is not None and options.scale < 1:
         raise UserError(f"--scale is {options.scale}: give at least 1")
     for flag in ("json", "csv", "markdown", "record"):
-        _check_folder_of(f"--{flag}", getattr(options, flag))
+        _check_can_write(f"--{flag}", getattr(options, flag))
     if options.record:
         results.read(options.record)
     compressions = compression.parse_compressions(
@@ -432,6 +439,10 @@ def _restore(options: argparse.Namespace) -> int:
     from cir_jax import restore_files
     from cir_jax.data import manifest
 
+    if not 0 < options.max_megapixels < math.inf:
+        raise UserError(
+            f"--max-megapixels {options.max_megapixels}: give a finite number above 0"
+        )
     jobs = restore_files.plan(options.inputs, options.out, options.format)
     how = restore_files.Options(
         options.format,
@@ -445,9 +456,17 @@ def _restore(options: argparse.Namespace) -> int:
             note = " (there: skipped)" if how.skips(target) else ""
             print(f"{source} -> {target}{note}")
         return DONE
-    _check_folder_of("--report", options.report)
+    _check_can_write("--report", options.report)
+    if options.report and os.path.realpath(options.report) in {
+        os.path.realpath(path) for path in (*jobs, *jobs.values())
+    }:
+        raise UserError(
+            f"--report {options.report} is one of the images: give another name"
+        )
     restorer = _restorer(options)
     options.out.mkdir(parents=True, exist_ok=True)
+    if not os.access(options.out, os.W_OK):
+        raise UserError(f"the output folder {options.out} may not be written to")
     outcomes: list[restore_files.Outcome] = []
     try:
         console = Console(stderr=True)
@@ -501,10 +520,14 @@ def _compare(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _check_folder_of(flag: str, path: Path | None) -> None:
+def _check_can_write(flag: str, path: Path | None) -> None:
     """Refuses, before long work, a file that could not be written after it."""
+    if path and path.is_dir():
+        raise UserError(f"{flag} {path} is a folder: give a file name")
     if path and not path.parent.is_dir():
         raise UserError(f"{flag} {path}: its folder does not exist")
+    if path and not os.access(path.parent, os.W_OK):
+        raise UserError(f"{flag} {path}: its folder may not be written to")
 
 
 def _named(text: str, flag: str, form: str) -> tuple[str, str]:

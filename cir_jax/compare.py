@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from cir_jax import image_io, metrics, pictures
+from cir_jax import image_arrays, image_io, metrics, pictures
 from cir_jax.errors import UserError
 from cir_jax.resize import upscale
 
@@ -63,8 +63,9 @@ def compare(
 
     Args:
         inputs: image files, the first of which the others are versions of; or folders
-            of such, of the same file stems. Smaller versions are enlarged, bicubic,
-            where the largest is larger by a whole number.
+            of such, of the same file stems. They are read as `cir restore` does, in
+            8 bits and without alpha. Smaller versions are enlarged, bicubic, where the
+            largest is larger by a whole number.
         out: the PNG; overwritten, if it is there.
         crops: of every picture, at most.
         size: side of the crops, pixels of the largest version.
@@ -205,7 +206,11 @@ def _block(
 
 def _read(paths: Sequence[Path]) -> list[Version]:
     """Reads the versions of a picture, all brought to the size of the largest."""
-    images = [image_io.read_rgb(path) for path in paths]
+    decoded = (image_io.read_picture(path).pixels for path in paths)
+    images = [
+        pixels if pixels.dtype == np.uint8 else image_arrays.eight_bits(pixels)
+        for pixels in decoded
+    ]
     largest = max(range(len(images)), key=lambda index: images[index].size)
     height, width, _ = images[largest].shape
     versions = []

@@ -14,7 +14,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     On an exception the temporary file is removed and `path` stays as it was. A process
     that is killed leaves a file `.NAME.UUID.tmp` behind, never a part of `path`.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    start = path.name[:50]  # a name has 255 bytes at most, a letter up to four
+    temporary = path.with_name(f".{start}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
         temporary.replace(path)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 BITS, PLANES = 258, 284  # TIFF tags: bits a channel; 2 is a plane a channel
 STRIPE = 2**18
@@ -18,6 +18,13 @@ STRIPE = 2**18
 OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 """Pillow's 16-bit raw modes take the high byte in big, little or native order; the one
 of the other order takes the low byte."""
+ORDERS = {"B": ">", "L": "<", "N": "="}
+"""NumPy's names of the same orders."""
+
+for _prefix, _order in ((b"II", "L"), (b"MM", "B")):
+    _key = (_prefix, 1, (1,), 1, (16, 16), (2,))  # grey that counts from black; alpha
+    TiffImagePlugin.OPEN_INFO[_key] = ("RGBA", f"LA;16{_order}")
+"""Lets Pillow open TIFF of 16-bit grey and alpha, as it opens such a PNG."""
 
 Image.core.set_block_size(2**26)
 """Bytes that Pillow asks for at a time. Memory of more than 2**25 goes back to the
@@ -57,7 +64,7 @@ def is_deep(image: Image.Image) -> bool:
 def can_unpack_deep(image: Image.Image) -> bool:
     """Whether `unpack` or `unpack_deep_colour` takes a deep image. Args as before."""
     planes_apart = image.format == "TIFF" and image.tag_v2.get(PLANES) == 2
-    kinds = r"I;16\w?" if planes_apart else r"I;16\w?|(RGB|RGBA);16[BLN]|LA;16B"
+    kinds = r"I;16\w?" if planes_apart else r"I;16\w?|(RGB|RGBA|LA);16[BLN]"
     return re.fullmatch(kinds, raw_mode(image)) is not None
 
 
@@ -117,13 +124,13 @@ def unpack_deep_colour(
     low bytes.
 
     Args:
-        image: opened and not yet loaded; raw mode "RGB;16x", "RGBA;16x" or "LA;16B".
+        image: opened and not yet loaded; raw mode "RGB;16x", "RGBA;16x" or "LA;16x".
         reopen: opens it once more.
     """
     raw = raw_mode(image)
-    if raw == "LA;16B":  # as many bytes as RGBA: taken as they are
+    if raw.startswith("LA"):  # as many bytes as RGBA: taken as they are
         _decode_as(image, "RGBA")
-        pairs = np.array(image).view(">u2").astype(np.uint16)
+        pairs = np.array(image).view(f"{ORDERS[raw[-1]]}u2").astype(np.uint16)
         return np.repeat(pairs[..., :1], 3, axis=-1), pairs[..., 1]
     bands = raw.partition(";")[0]
     with reopen() as again:
@@ -141,6 +148,11 @@ def _decode_as(image: Image.Image, raw: str) -> None:
         return raw if isinstance(arguments, str) else (raw, *arguments[1:])
 
     image.tile = [tile._replace(args=changed(tile.args)) for tile in image.tile]
+
+
+def eight_bits(values: UInt16[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """Rounds 16 bits to 8."""
+    return ((np.uint32(values) + 128) // 257).astype(np.uint8)
 
 
 def upright(array: np.ndarray, orientation: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from cir_jax.errors import UserError
 from cir_jax.files import written_whole
 
 SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".jp2",
-    ".j2k", ".heic", ".heif",
+    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif",
+    ".jp2", ".j2k", ".heic", ".heif", ".hif",
 )  # fmt: skip
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")
 COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr")
@@ -60,15 +61,27 @@ class Picture:
 def find_images(folder: Path) -> list[Path]:
     """The image files below a folder, by suffix, in sorted order.
 
+    Links to folders are not followed. What cannot be read, such as a link to nowhere,
+    is among them.
+
     Raises:
-        UserError: the folder is missing, or holds no image.
+        UserError: the folder is missing, holds no image, or it or a folder below it
+            may not be read.
     """
     if not folder.is_dir():
         raise UserError(f"folder {folder} does not exist: give a folder of images")
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"folder {error.filename} cannot be read ({error.strerror}): change its "
+            "permissions, or give the folders beside it"
+        ) from error
+
     found = sorted(
         path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file()
+        for parent, _, names in os.walk(folder, onerror=refuse)
+        for path in (Path(parent, name) for name in names)
+        if path.suffix.lower() in SUFFIXES
     )
     if not found:
         raise UserError(
@@ -246,6 +259,9 @@ def _check_kind(image: Image.Image, path: Path) -> None:
 
 def _decode(image: Image.Image) -> Fields:
     """Decodes an image of 8 bits a channel or fewer; colour becomes sRGB."""
+    step = {"L;2": 85, "L;4": 17}.get(image_arrays.raw_mode(image))
+    if step and "transparency" in image.info:  # Pillow scales up the pixels alone
+        image.info["transparency"] *= step
     image.load()
     grey, alpha = image.mode in GREY_MODES, image.has_transparency_data
     bands = ("L" if grey else "RGB") + ("A" if alpha else "")

@@ -1,5 +1,6 @@
 """What travels with an image's pixels: its EXIF, and the colours they stand for."""
 
+import contextlib
 import io
 
 import numpy as np
@@ -27,7 +28,7 @@ def exif_of(image: Image.Image) -> tuple[int, bytes | None]:
 
     Left out are what stops being true (orientation, width and height, the thumbnail,
     tags of storage; see `PICTURE_TAGS`) and EXIF that is too broken to be written
-    again. Pillow writes texts in ASCII, other letters as "?".
+    again. Pillow writes texts of inner directories in ASCII, other letters as "?".
 
     Args:
         image: a loaded image (TIFF is turned by Pillow when it loads).
@@ -35,17 +36,28 @@ def exif_of(image: Image.Image) -> tuple[int, bytes | None]:
     Returns:
         The orientation, 1 (upright) to 8; EXIF with its `Exif` heading, or None.
     """
-    try:
+    orientation, data = 1, None
+    with contextlib.suppress(Exception):  # broken EXIF makes Pillow raise anything
         exif = image.getexif()
         orientation = exif.pop(ExifTags.Base.Orientation, 1)
         for tag in set(exif) - PICTURE_TAGS:
             del exif[tag]
+        keep_letters(exif)
         for tag in SIZES:
             exif.get_ifd(ExifTags.IFD.Exif).pop(tag, None)
+        exif.bigtiff = False  # as it is in BigTIFF files, but EXIF never is
         data = exif.tobytes() if len(exif) else None
-    except Exception:  # broken EXIF makes Pillow raise anything; the pixels are fine
-        return 1, None
     return orientation if orientation in range(1, 9) else 1, data
+
+
+def keep_letters(exif: Image.Exif) -> None:
+    """Lets texts of the outermost directory be written again as they were.
+
+    Pillow reads them as Latin-1 and writes them as ASCII, but leaves bytes alone.
+    """
+    for tag, value in exif.items():
+        if isinstance(value, str):
+            exif[tag] = value.encode("latin-1")
 
 
 def fits(icc: bytes | None, mode: str) -> bool:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import struct
 import types
 import zlib
 from collections.abc import Iterator, Mapping
@@ -15,8 +14,9 @@ import tifffile
 from jaxtyping import UInt8, UInt16
 from PIL import Image
 
+from cir_jax import image_metadata
 from cir_jax.errors import UserError, unknown
-from cir_jax.image_arrays import Alpha, Pixels, pack, rows_of
+from cir_jax.image_arrays import Alpha, Pixels, eight_bits, pack, rows_of
 from cir_jax.image_io import PNG_LEVEL, Picture, written
 
 SAME = "same"
@@ -57,7 +57,7 @@ FORMATS = {
     "bmp": OutputFormat("BMP", (".bmp",), alpha=False),
     "jpeg": OutputFormat(
         "JPEG",
-        (".jpg", ".jpeg"),
+        (".jpg", ".jpeg", ".jfif"),
         alpha=False,
         side=65500,
         quality=95,
@@ -119,6 +119,16 @@ def check_format(path: Path, like: Picture, format: str | None) -> OutputFormat:
     return kind
 
 
+def check_quality(quality: int | None) -> None:
+    """Refuses a quality that is not in 1 to 100; None is no quality.
+
+    Raises:
+        UserError: it is not.
+    """
+    if quality is not None and not 1 <= quality <= 100:
+        raise UserError(f"quality {quality} is not in 1 to 100")
+
+
 def write_picture(
     path: Path,
     pixels: Pixels,
@@ -131,9 +141,8 @@ def write_picture(
     Grey stays grey, 16 bits stay 16 bits and alpha stays where the format holds them
     (`FORMATS`; see `check_format`). EXIF and profile are embedded, except in BMP and
     JPEG 2000, which Pillow writes without; a TIFF of 16 bits that is not plain grey
-    keeps of EXIF only the texts of its outermost directory (make, model, artist, ...),
-    and `read_picture` does not take one of grey and alpha. PNG and TIFF are the same
-    bytes for the same picture.
+    keeps of EXIF only the texts of its outermost directory (make, model, artist, ...).
+    PNG and TIFF are the same bytes for the same picture.
 
     Args:
         path: the file. What exists is replaced once the new file is complete.
@@ -155,8 +164,7 @@ def write_picture(
             f"{path} would have {width}x{height} pixels, and {kind.pillow} holds "
             f"{kind.side} a side: give --format png"
         )
-    if quality is not None and not 1 <= quality <= 100:
-        raise UserError(f"quality {quality} is not in 1 to 100")
+    check_quality(quality)
     keep_alpha = kind.alpha and like.alpha is not None
     alpha = _resized(like.alpha, height, width) if keep_alpha else None
     channels = (1 if like.grey else 3) + keep_alpha
@@ -171,9 +179,12 @@ def write_picture(
                 _DeepPng(width, height, channels, like).write_packed(file, rows)
             else:
                 _deep_tiff(file, (height, width, channels), stripes, like)
-    except (ValueError, struct.error) as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # EXIF or a profile makes an encoder raise anything
+        reason = str(error) or type(error).__name__
         raise UserError(
-            f"{path} cannot be written as {kind.pillow} ({error}): give --format png"
+            f"{path} cannot be written as {kind.pillow} ({reason}): give --format png"
         ) from error
 
 
@@ -223,7 +234,7 @@ def _stripes(
         if alpha is not None:
             stripe = np.concatenate([stripe, alpha[rows, :, None]], axis=-1)
         if depth == 8 and stripe.dtype == np.uint16:
-            stripe = ((np.uint32(stripe) + 128) // 257).astype(np.uint8)
+            stripe = eight_bits(stripe)
         yield stripe
 
 
@@ -240,7 +251,9 @@ def _by_pillow(
     if like.icc:
         options["icc_profile"] = like.icc
     if like.exif:
-        options["exif"] = like.exif
+        exif = options["exif"] = Image.Exif()
+        exif.load(like.exif)
+        image_metadata.keep_letters(exif)
     if kind.pillow == "JPEG2000":  # its encoder repeats a write that fails, for ever
         buffer = io.BytesIO()
         image.save(buffer, kind.pillow, **options)
@@ -285,7 +298,11 @@ def _deep_tiff(
     height, width, channels = shape
     exif = Image.Exif()
     exif.load(like.exif or b"")
-    texts = {tag: value for tag, value in exif.items() if isinstance(value, str)}
+    texts = {
+        tag: value.encode("latin-1")  # as Pillow read it
+        for tag, value in exif.items()
+        if isinstance(value, str)
+    }
     tifffile.imwrite(
         file,
         (stripe.tobytes() for stripe in stripes),

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +32,9 @@ class Options:
         overwrite: write outputs that exist already again.
         max_pixels: refuse larger inputs.
         allow_truncated: restore what there is of files that break off.
+
+    Raises:
+        UserError: the quality is out of range.
     """
 
     format: str | None = None
@@ -39,9 +43,13 @@ class Options:
     max_pixels: int = image_files.MAX_PIXELS
     allow_truncated: bool = False
 
+    def __post_init__(self):
+        image_out.check_quality(self.quality)
+
     def skips(self, output: Path) -> bool:
         """Whether an output is left as it is."""
-        return output.exists() and not self.overwrite
+        there = os.path.lexists(output) and not os.path.isdir(output)  # never raise
+        return there and not self.overwrite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +94,15 @@ def plan(inputs: Sequence[Path], out: Path, format: str | None) -> dict[Path, Pa
         format: of the outputs, see `image_out.output_suffix`.
 
     Raises:
-        UserError: an input does not exist, a folder holds no image, the output lies
-            inside an input folder, two inputs would share an output, or there is no
-            such format.
+        UserError: an input does not exist, a folder holds no image, the output is a
+            file, lies inside an input folder or would overwrite an input, two inputs
+            would share an output, or there is no such format.
     """
+    if out.is_file() or (out.suffix.lower() in image_io.SUFFIXES and not out.is_dir()):
+        raise UserError(
+            f"the output {out} would be a file: give a folder, in which the restored "
+            "images have the inputs' names"
+        )
     jobs: dict[Path, Path] = {}
     for start in inputs:
         if start.is_dir():
@@ -108,17 +121,19 @@ def plan(inputs: Sequence[Path], out: Path, format: str | None) -> dict[Path, Pa
         for source, name in sources.items():
             suffix = image_out.output_suffix(format, source.suffix)
             target = out / name.with_suffix(suffix)
-            if target.resolve() == source.resolve():
-                raise UserError(
-                    f"{source} would be overwritten by its restored version: give "
-                    "another output folder"
-                )
             if target in jobs:
                 raise UserError(
                     f"{jobs[target]} and {source} would both be written to {target}: "
-                    "restore them into different folders"
+                    "restore them into different folders, or give --format same"
                 )
             jobs[target] = source
+    sources = {os.path.realpath(source): source for source in jobs.values()}
+    for target, source in jobs.items():
+        if lost := sources.get(os.path.realpath(target)):
+            raise UserError(
+                f"{lost} would be overwritten by what {source} is restored to: give "
+                "another output folder"
+            )
     return jobs
 
 

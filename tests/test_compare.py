@@ -1,12 +1,14 @@
 import itertools
 import re
 
+import image_bytes
 import numpy as np
 import pytest
 from PIL import Image
 
 from cir_jax import cli, compare, image_io, pictures
 from cir_jax.errors import UserError
+from cir_jax.image_out import write_picture
 from cir_jax.resize import downscale, upscale
 
 
@@ -223,6 +225,23 @@ def test_equal_pictures_are_called_equal(tmp_path, captions):
 )
 def test_names_are_made_fit_to_print(text, expected):
     assert pictures.shorten(text, 200) == expected
+
+
+def test_what_restore_takes_is_compared(tmp_path, captions):
+    """Transparency, 16 bits and another colour space, as restored: in sRGB."""
+    wide = image_bytes.matrix_profile(image_bytes.ADOBE_PRIMARIES, 2.2)
+    image = noise(40, 60)
+    alpha = np.dstack([image, image[..., 0]])
+    Image.fromarray(alpha).save(tmp_path / "alpha.png")
+    deep = image_bytes.deep_png(image.astype(np.uint16) * 257)
+    (tmp_path / "deep.png").write_bytes(deep)
+    Image.fromarray(image).save(tmp_path / "wide.png", icc_profile=wide)
+    picture = image_io.read_picture(tmp_path / "wide.png")
+    write_picture(tmp_path / "srgb.png", picture.pixels, picture)
+    for pair in (("alpha.png", "deep.png"), ("wide.png", "srgb.png")):
+        captions.clear()
+        compare.compare([tmp_path / name for name in pair], tmp_path / "sheet.png")
+        assert any("no difference against A" in line for line in captions)
 
 
 def test_long_names_keep_both_ends():

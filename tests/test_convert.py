@@ -43,9 +43,10 @@ def test_official_names_and_shapes_are_ours(golden, config):
     assert infer_config(official) == model.config
 
 
-@pytest.mark.parametrize("variant", ["T", "XT"])
-def test_every_hyper_parameter_is_inferred(variant):
-    model = abstract_model({"name": "promptcir", "variant": variant})
+@pytest.mark.parametrize(("variant", "channels"), [("T", 3), ("XT", 1)])
+def test_every_hyper_parameter_is_inferred(variant, channels):
+    config = {"name": "promptcir", "variant": variant, "channels": channels}
+    model = abstract_model(config)
     assert infer_config(official_shapes(model)) == model.config
 
 
@@ -55,7 +56,7 @@ OFFICIAL = {"name": "ucip", "skip": False, "mixing": "codec"}
 @pytest.mark.parametrize(
     "config",
     [
-        {"variant": "S"},
+        {"variant": "S", "channels": 1},
         {"variant": "T"},
         {"variant": "XT", "codecs": ["0", "1"], "bases": 3, "share": 4, "scale": 1},
         {"variant": "XT", "depths": (7, 2), "offset_every": 3, "mlp_ratio": 1.5},

@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from image_bytes import deep_png
@@ -90,3 +93,25 @@ def test_the_strict_reader_reads_the_newer_formats(tmp_path, suffix):
     [path] = image_io.find_images(tmp_path)
     expected = np.repeat(PIXELS[..., :1], 3, axis=-1)
     np.testing.assert_array_equal(image_io.read_rgb(path), expected)
+
+
+def test_what_cannot_be_read_is_found(tmp_path):
+    (tmp_path / "lost.png").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.PNG")
+    (tmp_path / "folder.png").mkdir()
+    found = [path.name for path in image_io.find_images(tmp_path)]
+    assert found == ["lost.png", "pipe.PNG"]
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "secret").mkdir()
+    scandir = os.scandir
+
+    def guarded(path):
+        if Path(path).name == "secret":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(UserError, match=r"secret cannot be read \(Permission denied\)"):
+        image_io.find_images(tmp_path)

@@ -128,6 +128,43 @@ def test_broken_exif_does_not_stop_a_picture(tmp_path):
     assert read_picture(tmp_path / "a.jpg").pixels.shape == RGB.shape
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_broken_exif_does_not_lose_its_orientation(tmp_path):
+    data = exif(6).tobytes()
+    data = data.replace(b"\x01\x0f\0\x02", b"\x01\x0f\0\x05")  # a text of numbers
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=data)
+    picture = read_picture(tmp_path / "a.png")
+    np.testing.assert_array_equal(picture.pixels, np.rot90(RGB, -1))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("name", WITH_METADATA)
+def test_exif_of_a_bigtiff_is_carried(tmp_path, name, dtype):
+    tags = [(MAKE, "s", None, "a camera", True)]
+    pixels = RGB.astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, bigtiff=True, extratags=tags)
+    picture = read_picture(tmp_path / "a.tif")
+    path = tmp_path / f"b{image_out.output_suffix(name, '')}"
+    write_picture(path, picture.pixels, picture, name)
+    with Image.open(path) as image:
+        assert image.getexif()[MAKE] == "a camera"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("name", ["png", "tiff"])
+def test_texts_keep_their_letters(tmp_path, name, dtype):
+    text = "© Jörg 写真".encode()
+    tags = Image.Exif()
+    tags[ExifTags.Base.Copyright] = text
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=tags)
+    picture = read_picture(tmp_path / "a.jpg")
+    path = tmp_path / f"b{image_out.output_suffix(name, '')}"
+    write_picture(path, picture.pixels.astype(dtype), picture, name)
+    with Image.open(path) as image:
+        found = image.getexif()[ExifTags.Base.Copyright]
+    assert found.encode("latin-1") == text
+
+
 @pytest.mark.parametrize("name", WITH_METADATA)
 def test_another_colour_space_becomes_srgb(tmp_path, name):
     """A saturated red of wide primaries is lighter and clipped in sRGB; grey stays."""

@@ -1,6 +1,7 @@
 """`read_picture` over modes, depths and formats that Pillow or tifffile write."""
 
 import io
+import zlib
 
 import image_bytes
 import numpy as np
@@ -96,7 +97,7 @@ def test_16_bit_png_is_exact_there_and_back(tmp_path, channels):
 
 @pytest.mark.parametrize("byteorder", "<>")
 @pytest.mark.parametrize("compression", [None, "zlib"])
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_16_bit_tiff_is_exact(tmp_path, channels, compression, byteorder):
     values = DEEP[..., :channels].astype(f"{byteorder}u2")
     tifffile.imwrite(
@@ -105,30 +106,33 @@ def test_16_bit_tiff_is_exact(tmp_path, channels, compression, byteorder):
         byteorder=byteorder,
         compression=compression,
         rowsperstrip=8,
-        photometric="minisblack" if channels == 1 else "rgb",
-        extrasamples=["unassalpha"] if channels == 4 else None,
+        photometric="minisblack" if channels < 3 else "rgb",
+        planarconfig="contig",
+        extrasamples=["unassalpha"] if channels in (2, 4) else None,
     )
     picture = read_picture(tmp_path / "a.tif")
-    np.testing.assert_array_equal(
-        picture.pixels, np.broadcast_to(values[..., :3], (21, 34, 3))
-    )
-    np.testing.assert_equal(picture.alpha, values[..., 3] if channels == 4 else None)
-    assert picture.pixels.dtype == np.uint16 and picture.grey == (channels == 1)
+    colours = values[..., :1] if channels < 3 else values[..., :3]
+    np.testing.assert_array_equal(picture.pixels, np.broadcast_to(colours, (21, 34, 3)))
+    alpha = values[..., -1] if channels in (2, 4) else None
+    np.testing.assert_equal(picture.alpha, alpha)
+    assert picture.pixels.dtype == np.uint16 and picture.grey == (channels < 3)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_16_bit_tiff_is_turned(tmp_path, channels, orientation):
     values = DEEP[..., :channels]
     tifffile.imwrite(
         tmp_path / "a.tif",
         values.squeeze(),
-        photometric="minisblack" if channels == 1 else "rgb",
-        extrasamples=["unassalpha"] if channels == 4 else None,
+        photometric="minisblack" if channels < 3 else "rgb",
+        planarconfig="contig",
+        extrasamples=["unassalpha"] if channels in (2, 4) else None,
         extratags=[(274, "H", 1, orientation, True)],
     )
     picture = read_picture(tmp_path / "a.tif")
-    expected = np.broadcast_to(values[..., :3], (21, 34, 3))
+    colours = values[..., :1] if channels < 3 else values[..., :3]
+    expected = np.broadcast_to(colours, (21, 34, 3))
     upright = image_arrays.upright(expected, orientation)
     np.testing.assert_array_equal(picture.pixels, upright)
 
@@ -147,6 +151,20 @@ def test_one_transparent_colour_of_a_16_bit_png(tmp_path, channels):
     alpha = read_picture(tmp_path / "a.png").alpha
     assert alpha[3, 4] == 0
     np.testing.assert_array_equal(alpha == 0, (values == values[3, 4]).all(-1))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_one_transparent_grey_of_few_bits(tmp_path, depth):
+    chunks = [
+        image_bytes.png_header(8, 1, depth, 0),
+        (b"tRNS", bytes([0, 2**depth - 1])),
+        (b"IDAT", zlib.compress(b"\0" + b"\xf0".ljust(depth, b"\0"))),
+        (b"IEND", b""),
+    ]
+    (tmp_path / "a.png").write_bytes(image_bytes.png(chunks))
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.pixels[0, :, 0].any()
+    np.testing.assert_array_equal(picture.alpha, 255 - picture.pixels[..., 0])
 
 
 def test_one_transparent_colour_of_a_palette(tmp_path):
@@ -168,6 +186,13 @@ REFUSED = {
     "lab": lambda p: Image.new("LAB", (4, 4)).save(p, "TIFF"),
     "planes": lambda p: tifffile.imwrite(
         p, np.moveaxis(DEEP[..., :3], -1, 0), photometric="rgb", planarconfig="separate"
+    ),
+    "grey and alpha apart": lambda p: tifffile.imwrite(
+        p,
+        np.moveaxis(DEEP[..., :2], -1, 0),
+        photometric="minisblack",
+        planarconfig="separate",
+        extrasamples=["unassalpha"],
     ),
     "premultiplied": lambda p: tifffile.imwrite(
         p, DEEP, photometric="rgb", extrasamples=["assocalpha"]

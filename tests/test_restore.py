@@ -95,6 +95,36 @@ def test_self_ensemble_does_not_mind_how_an_image_is_turned(size):
         np.testing.assert_allclose(again, restored.swapaxes(0, 1), atol=1e-6)
 
 
+class GreyFilter(tiny.Filter):
+    """A network of one channel."""
+
+    channels = 1
+
+    def __init__(self):
+        self.conv = nnx.Conv(1, 1, (5, 5), rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("tile", [None, 64])
+def test_a_grey_network_restores_the_luma_of_colour(photographs, tile):
+    image = np.ascontiguousarray(photographs["coffee"][:100, :136])
+    restorer = Restorer(GreyFilter(), tile=tile)
+    values = np.float32(image) / 255
+    change = restorer(values) - values
+    np.testing.assert_allclose(change[..., :1].repeat(3, -1), change, atol=1e-6)
+    y = values @ np.float32([65.481, 128.553, 24.966]) / 255 + np.float32(16 / 255)
+    expected = restorer(y[..., None])
+    assert expected.shape == (100, 136, 1)
+    after = values + change
+    y_after = after @ np.float32([65.481, 128.553, 24.966]) / 255 + 16 / 255
+    np.testing.assert_allclose(y_after, expected[..., 0], atol=1e-5)
+    assert restorer(image).dtype == np.uint8
+
+
+def test_a_colour_network_takes_no_single_channel(restorer):
+    with pytest.raises(UserError, match=r"\[h, w, 3\], got \(8, 8, 1\)"):
+        restorer(np.zeros((8, 8, 1), np.uint8))
+
+
 def test_threads_may_share_a_restorer(restorer):
     images = [
         np.random.default_rng(seed).random((8 * (1 + seed % 3), 16, 3), np.float32)

@@ -185,13 +185,20 @@ def test_where_memory_runs_out_smaller_tiles_go_on(
         (["full/a.png"], "full", (), r"a\.png would be overwritten"),
         (["full/a.png", "full/a.jpg"], "out", (), "would both be written to"),
         (["full/a.png"], "out", ("--format", "gif"), "unknown"),
+        (["full/a.png"], "full/a.jpg", (), r"a\.jpg would be a file: give a folder"),
+        (["full/a.png"], "b.png", (), r"b\.png would be a file: give a folder"),
         (["full/a.png"], "out", ("--report", "no/r.json"), "its folder does not exist"),
+        (["full/a.png"], "out", ("--report", "full"), "--report full is a folder"),
+        (["full/a.png"], "out", ("--report", "full/a.png"), "is one of the images"),
+        (["full/a.png"], "out", ("--quality", "0"), "quality 0 is not in 1 to 100"),
+        (["full/a.png"], "out", ("--max-megapixels", "inf"), "inf: give a finite"),
         (["full/a.png"], "out", ("--precision", "half"), "unknown precision 'half'"),
         (["full/a.png"], "out", ("--strength", "2"), "strength 2.0 is not in 0 to 1"),
         (["full/a.png"], "out", ("--tile", "-1"), "tile -1: give at least 1"),
     ],
 )
-def test_wrong_use_is_named(tmp_path, light, inputs, out, flags, words):
+def test_wrong_use_is_named(tmp_path, monkeypatch, light, inputs, out, flags, words):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     for name in ("a.png", "a.jpg"):
@@ -201,6 +208,51 @@ def test_wrong_use_is_named(tmp_path, light, inputs, out, flags, words):
         run(light, paths, tmp_path / out, *flags)
     assert found(tmp_path) == ["full/a.jpg", "full/a.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full"]
+
+
+def test_an_input_is_never_an_output_of_another(tmp_path, light):
+    for name in ("a/x/i.jpg", "b/x/i.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    inputs = [tmp_path / "a", tmp_path / "b/x/i.png"]
+    with pytest.raises(UserError, match=r"b/x/i\.png would be overwritten by what"):
+        run(light, inputs, tmp_path / "b", "--overwrite")
+
+
+def test_what_is_in_the_way_of_outputs_stops_no_other(tmp_path, light, capsys):
+    source, out = tmp_path / "in", tmp_path / "out"
+    (out / "folder.png").mkdir(parents=True)
+    (out / "loop.png").symlink_to("loop.png")
+    source.mkdir()
+    for name in ("good.png", "folder.png", "loop.png", f"{'x' * 251}.tif"):
+        Image.new("RGB", (8, 8)).save(source / name)
+    flags = ("--format", "avif")  # makes the longest name one too long
+    assert run(light, source, out, *flags) == cli.SOME_FAILED
+    assert "x.avif cannot be written: File name too long" in capsys.readouterr().err
+    assert run(light, source, out) == cli.SOME_FAILED
+    captured = capsys.readouterr()
+    assert "folder.png cannot be written: Is a directory" in captured.err
+    assert "2 restored, 1 skipped, 1 failed, of 4 images" in captured.out
+
+
+def test_names_of_any_bytes_are_printed(tmp_path, monkeypatch, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"\xff.png"))
+    arguments = ["restore", str(tmp_path), "-o", "out", "--weights", "w", "--dry-run"]
+    monkeypatch.setattr(sys, "argv", ["cir", *arguments])
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    assert r"\udcff.png -> out" in capsys.readouterr().out
+
+
+def test_an_error_of_the_system_without_a_file(monkeypatch, capsys):
+    def run(arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cli, "run", run)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert capsys.readouterr().err == "error: No space left on device\n"
 
 
 def mixed_folder(folder, count, bad):
@@ -227,7 +279,7 @@ def test_two_hundred_images_five_of_them_bad(tmp_path, light, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_job_that_is_stopped_goes_on_where_it_was(tmp_path, light, number):
     source, out = mixed_folder(tmp_path / "in", 200, {7}), tmp_path / "out"
     command = [sys.executable, "-c", "from cir_jax import cli; cli.main()", "restore"]
@@ -239,12 +291,13 @@ def test_a_job_that_is_stopped_goes_on_where_it_was(tmp_path, light, number):
         time.sleep(0.005)
     process.send_signal(number)
     _, complaints = process.communicate()
-    assert process.returncode == (cli.INTERRUPTED if number == signal.SIGINT else -9)
+    killed = number == signal.SIGKILL
+    assert process.returncode == (-9 if killed else cli.INTERRUPTED)
     done = {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
     assert 20 <= len(done) < 199
     for path in done:
         image_io.read_rgb(path)
-    if number == signal.SIGINT:
+    if not killed:
         assert "Traceback" not in complaints and "interrupted" in complaints
         assert not list(out.glob(".*"))
 

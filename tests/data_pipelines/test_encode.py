@@ -20,6 +20,7 @@ from cir_jax.data import manifest
 from cir_jax.data.recipes import Recipe, get_recipe
 from cir_jax.data.records import Record, decode
 from cir_jax.errors import UserError
+from cir_jax.metrics import luma
 from cir_jax.resize import downscale
 from data_pipelines import encode as job
 from data_pipelines.encode import encode
@@ -62,6 +63,24 @@ def test_records_hold_the_crops_and_their_versions(source, tmp_path):
             assert (version.codec, version.image) == ("jpeg", stream)
             assert version.bits == 8 * len(stream)
     assert Record.from_bytes(records[19]).origin == (336 - 128, 480 - 128)
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_grey_records_are_coded_as_grey_images(source, tmp_path, online):
+    out = tmp_path / "out"
+    encode(Folder(source), RECIPE, out, crop=128, grey=True, online=online)
+    records, contents = manifest.open_records(out, "cir encode")
+    assert contents["grey"]
+    record, codec = Record.from_bytes(records[0]), get_codec("jpeg")
+    clean = decode(record.clean)
+    y, x = record.origin
+    image = image_io.read_rgb(source / record.source)[y : y + 128, x : x + 128]
+    np.testing.assert_array_equal(clean, luma(image).repeat(3, axis=-1))
+    assert online == (record.versions == ())
+    for version in record.versions:
+        stream = codec.encode(np.ascontiguousarray(clean[..., :1]), version.quality)
+        expected = codec.decode(stream).repeat(3, axis=-1)
+        np.testing.assert_array_equal(decode(version.image), expected)
 
 
 def test_the_manifest_says_what_was_made_and_of_what(source, tmp_path):
