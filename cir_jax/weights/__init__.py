@@ -74,10 +74,32 @@ def save(path: Path, model: nnx.Module, provenance: Mapping[str, str]) -> None:
     """
     params = flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
     tensors = {name: np.asarray(value) for name, value in params.items()}
-    metadata = {"model": json.dumps(model.config), **provenance}
+    write(path, tensors, {"model": json.dumps(model.config), **provenance})
+
+
+def write(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Writes a `.safetensors` file of any contents, whole or not at all."""
     with written_whole(path) as temporary:
         # Not save_file, whose files nobody but their owner may read.
-        temporary.write_bytes(safetensors.numpy.save(tensors, metadata))
+        temporary.write_bytes(safetensors.numpy.save(dict(tensors), dict(metadata)))
+
+
+def read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Metadata and tensors of a `.safetensors` file.
+
+    Raises:
+        UserError: it cannot be read, or is no such file or a part of one.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            return file.metadata() or {}, tensors
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is not a readable safetensors file ({error})"
+        ) from error
 
 
 def load(name_or_path: str | os.PathLike, *, dtype: Any = jnp.float32) -> nnx.Module:
@@ -92,14 +114,7 @@ def load(name_or_path: str | os.PathLike, *, dtype: Any = jnp.float32) -> nnx.Mo
             tensors are not those of the model it names.
     """
     path = find(name_or_path)
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} is not a readable safetensors file ({error})"
-        ) from error
+    metadata, tensors = read(path)
     if "model" not in metadata:
         raise UserError(
             f"{path} does not say which model it is for: expected a weights file that "
