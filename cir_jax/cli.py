@@ -355,11 +355,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     compressions = compression.parse_compressions(
         options.codec, options.quality or ["10,20,30,40"], double=options.double_jpeg
     )
-    further = {}
+    further, provenance = {}, {}
     if options.lpips:
         from cir_jax.lpips import LPIPS
 
         further["lpips"] = LPIPS(options.lpips)
+        provenance["LPIPS"] = further["lpips"].description
     found = [peers.parse_peer(text) for text in options.peer]
     warnings = [
         f"peer {peer.name} is left out: its program {peer.command[0]} is not installed"
@@ -379,7 +380,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         sets,
         compressions,
         options.protocol,
-        {f"sha256 of {name}": sha256 for name, sha256 in hashes.items()},
+        provenance | {f"sha256 of {name}": text for name, text in hashes.items()},
         options.scale,
         tell_codec=options.tell_codec,
         further=further,

@@ -175,7 +175,7 @@ def _settings(restorers: Mapping[str, Restorer], tell_codec: bool) -> dict[str, 
         texts = {name: text(restorer) for name, restorer in restorers.items()}
         return ", ".join(f"{name}{t}" for name, t in texts.items() if t is not None)
 
-    told = those(lambda r: "" if tell_codec and r.known_codecs else None)
+    told = those(lambda r: "" if r.codec or (tell_codec and r.known_codecs) else None)
     return {
         "padding": "bottom and right, mirrored, to the network's multiple",
         "tiling": those(lambda r: f" {r.tile}" if r.tile else None) or "none",

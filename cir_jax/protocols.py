@@ -52,14 +52,17 @@ class Protocol:
         Args:
             clean: as it was coded, `coded`.
             restored: of the same shape.
-            further: metrics beside the protocol's, by name.
+            further: metrics of RGB images beside the protocol's, by name; they get
+                grey in three channels.
         """
         if self.measured_grey:
             clean, restored = grey(clean), metrics.luma(restored)
         inside = slice(self.border, -self.border or None)
         pair = clean[inside, inside], restored[inside, inside]
         chosen = {name: METRICS[name] for name in self.metrics}
-        return {name: metric(*pair) for name, metric in {**chosen, **further}.items()}
+        scores = {name: metric(*pair) for name, metric in chosen.items()}
+        pair = [np.broadcast_to(image, (*image.shape[:2], 3)) for image in pair]
+        return scores | {name: metric(*pair) for name, metric in further.items()}
 
 
 def grey(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 1"]:

@@ -77,7 +77,7 @@ class Restorer:
         self.scale, self.multiple = model.scale, model.multiple
         self.channels = model.channels
         self.known_codecs, self.self_ensemble = model.known_codecs, self_ensemble
-        self._codec_index = model.codec_index
+        self.codec, self._codec_index = codec, model.codec_index
         self._told = {"codec": np.zeros(1, np.int32)} if self.known_codecs else {}
         if codec is not None:
             self._told = self.telling(codec)._told
@@ -131,6 +131,7 @@ class Restorer:
             UserError: the model does not know the codec, or cannot be told any.
         """
         other = copy.copy(self)
+        other.codec = codec
         other._told = {"codec": np.array([self._codec_index(codec)], np.int32)}
         return other
 

@@ -35,8 +35,9 @@ def batch(images):
     return jnp.asarray(np.stack(images), jnp.float32) / 255
 
 
-@pytest.mark.parametrize("name", TOLERANCES)
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "channels"), [("psnr", 3), ("ssim", 3), ("psnr_b", 3), ("psnr_b", 1)]
+)
 def test_each_image_gets_the_number_of_the_host(name, channels, cleans, restoreds):
     cleans, restoreds = (
         [image[..., :channels] for image in images] for images in (cleans, restoreds)
@@ -99,7 +100,7 @@ def test_what_is_restored_is_clipped_and_rounded_as_when_it_is_written(
     assert (unrounded < JITTED["psnr"](clean, restored) - 0.1).any()
 
 
-@pytest.mark.parametrize("name", TOLERANCES)
+@pytest.mark.parametrize("name", ["psnr", "psnr_b"])
 def test_gradients_are_finite_and_point_uphill(name, cleans, restoreds):
     clean, restored = batch(cleans)[:, :40, :48], batch(restoreds)[:, :40, :48]
 
@@ -119,9 +120,11 @@ def test_gradients_are_finite_and_point_uphill(name, cleans, restoreds):
 
 def test_ssim_s_gradient_is_that_of_the_definition(cleans, restoreds):
     clean, restored = batch(cleans[:1])[:, :19, :23], batch(restoreds[:1])[:, :19, :23]
-    got = jax.jit(jax.grad(lambda x: device_metrics.ssim(clean, x, rounded=False)[0]))(
-        restored
-    )
+
+    @jax.jit
+    def gradient(x):
+        return jax.grad(lambda x: device_metrics.ssim(clean, x, rounded=False)[0])(x)
+
     weights = np.exp(-((np.arange(11) - 5) ** 2) / 4.5)
     window = np.outer(weights, weights)[..., None] / weights.sum() ** 2
     at = np.arange(9)[:, None, None, None] + np.arange(11)[:, None]
@@ -144,7 +147,8 @@ def test_ssim_s_gradient_is_that_of_the_definition(cleans, restoreds):
 
     expected = jax.jit(jax.grad(plain))(restored)
     scale = np.abs(expected).max()
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * scale)
+    np.testing.assert_allclose(gradient(restored), expected, rtol=0, atol=1e-4 * scale)
+    np.testing.assert_allclose(gradient(clean), 0, atol=1e-4 * scale)
 
 
 def test_equal_images_and_not_a_number(cleans):

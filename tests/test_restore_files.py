@@ -155,8 +155,8 @@ def test_where_memory_runs_out_smaller_tiles_go_on(
     """A device that has no memory for more than 64 pixels a side."""
     program = Restorer._program
 
-    def limited(restorer, batch, height, width):
-        compiled = program(restorer, batch, height, width)
+    def limited(restorer, batch, height, width, channels=3):
+        compiled = program(restorer, batch, height, width, channels)
 
         def run(*arguments):
             if max(height, width) > 64:

@@ -74,10 +74,32 @@ def save(path: Path, model: nnx.Module, provenance: Mapping[str, str]) -> None:
     """
     params = flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
     tensors = {name: np.asarray(value) for name, value in params.items()}
-    metadata = {"model": json.dumps(model.config), **provenance}
+    write(path, tensors, {"model": json.dumps(model.config), **provenance})
+
+
+def write(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Writes a `.safetensors` file of any contents, whole or not at all."""
     with written_whole(path) as temporary:
         # Not save_file, whose files nobody but their owner may read.
-        temporary.write_bytes(safetensors.numpy.save(tensors, metadata))
+        temporary.write_bytes(safetensors.numpy.save(dict(tensors), dict(metadata)))
+
+
+def read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Metadata and tensors of a `.safetensors` file.
+
+    Raises:
+        UserError: it cannot be read, or is no such file or a part of one.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            return file.metadata() or {}, tensors
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is not a readable safetensors file ({error})"
+        ) from error
 
 
 def load(name_or_path: str | os.PathLike, *, dtype: Any = jnp.float32) -> nnx.Module:
@@ -92,7 +114,12 @@ def load(name_or_path: str | os.PathLike, *, dtype: Any = jnp.float32) -> nnx.Mo
             tensors are not those of the model it names.
     """
     path = find(name_or_path)
-    metadata, tensors = _read(path)
+    metadata, tensors = read(path)
+    if "model" not in metadata:
+        raise UserError(
+            f"{path} does not say which model it is for: expected a weights file that "
+            "cir_jax wrote"
+        )
     try:
         model = abstract_model(json.loads(metadata["model"]), dtype=dtype)
     except (UserError, ValueError, TypeError) as error:
@@ -103,32 +130,13 @@ def load(name_or_path: str | os.PathLike, *, dtype: Any = jnp.float32) -> nnx.Mo
     return nnx.merge(graphdef, fill(nnx.to_pure_dict(params), tensors, path))
 
 
-def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, str], dict[str, Any]]:
-    """The metadata of a weights file of ours, and its tensors by name if wanted."""
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            names = file.keys() if tensors else ()
-            found = {name: file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} is not a readable safetensors file ({error})"
-        ) from error
-    if "model" not in metadata:
-        raise UserError(
-            f"{path} does not say which model it is for: expected a weights file that "
-            "cir_jax wrote"
-        )
-    return metadata, found
-
-
 def title(name_or_path: str | os.PathLike) -> str:
     """A model and its training in a few words, as the file's metadata have them.
 
     Raises:
-        UserError: see `load`; of the metadata alone.
+        UserError: there is no such file, or it cannot be read.
     """
-    metadata, _ = _read(find(name_or_path), tensors=False)
+    metadata, _ = read(find(name_or_path))
     words = [json.loads(metadata["model"])["name"]]
     experiment = json.loads(metadata.get("config", "{}"))
     words.append(experiment.get("model", {}).get("variant", ""))

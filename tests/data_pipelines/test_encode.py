@@ -237,7 +237,7 @@ def test_a_damaged_manifest_is_named(source, tmp_path):
     path = tmp_path / "out" / manifest.NAME
     contents = json.loads(path.read_text())
     path.write_text(json.dumps(contents | {"format": 99}))
-    with pytest.raises(UserError, match="has format 99, this version reads 2"):
+    with pytest.raises(UserError, match="has format 99, this version reads 3"):
         manifest.open_records(tmp_path / "out", "cir encode")
     for damaged in ("{", "[]", json.dumps({"format": manifest.FORMAT})):
         path.write_text(damaged)
