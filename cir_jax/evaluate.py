@@ -102,10 +102,15 @@ def evaluate(
         console: where the progress is shown, if anywhere.
 
     Raises:
-        UserError: unknown protocol, restorers of different scales, or a codec or a
-            peer fails.
+        UserError: unknown protocol, restorers of different scales, none that can be
+            told the codec, or a codec or a peer fails.
     """
     restorers = {name: m for name, m in methods.items() if isinstance(m, Restorer)}
+    if tell_codec and not any(r.known_codecs for r in restorers.values()):
+        raise UserError(
+            "--tell-codec: the weights know no codecs, they find out themselves: leave "
+            "it out"
+        )
     scale = _common_scale(restorers, scale)
     baseline = NONE if scale == 1 else BICUBIC
     names = {name: protocol or usual_protocol(name, scale) for name in sets}

@@ -100,7 +100,7 @@ def test_prompt_tuning_changes_what_it_says_bit_for_bit(
 ):
     config.model = BLIND
     train_and_evaluate(config, tmp_path / "before")
-    with pytest.raises(UserError, match="these weights know no codecs"):
+    with pytest.raises(UserError, match="the weights know no codecs"):
         evaluated(tmp_path / "before", validation, "--tell-codec")
 
     config.init_from = str(tmp_path / "before")
