@@ -6,7 +6,6 @@ Modules are imported by the subcommand that needs them: JAX takes seconds to loa
 
 import argparse
 import collections
-import datetime
 import math
 import os
 import shlex
@@ -16,6 +15,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from cir_jax import evaluate_command
+from cir_jax.arguments import check_can_write, named
 from cir_jax.errors import UserError, unknown
 
 DONE, SOME_FAILED, WRONG_USE, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
@@ -44,7 +45,7 @@ def main() -> None:
     sys.exit(status)
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(words: Sequence[str]) -> int:
     """Runs one subcommand.
 
     Returns:
@@ -53,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         UserError: wrong usage or bad input.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(words)
     return options.job(options)
 
 
@@ -125,71 +126,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="measure weights against a codec")
     evaluate.set_defaults(job=_evaluate)
-    evaluate.add_argument(
-        "--weights",
-        default="none",
-        metavar="[NAME=]WEIGHTS",
-        help="names, files or workdirs, by commas, and what the table calls them",
-    )
-    evaluate.add_argument(
-        "--set",
-        action="append",
-        metavar="NAME=DIR",
-        help="folder of clean images; may repeat; default: the photographs that ship",
-    )
-    evaluate.add_argument("--codec", default="jpeg", help="by commas; default: jpeg")
-    evaluate.add_argument(
-        "--quality",
-        action="append",
-        help="10,20 or 5:95:5, for all codecs; or once for each; default: 10,20,30,40",
-    )
-    evaluate.add_argument(
-        "--double-jpeg",
-        action="store_true",
-        help="compress twice, by every pair of qualities, the block grid moved between",
-    )
-    evaluate.add_argument(
-        "--protocol",
-        help="colour, gray, y, csr or all-in-one; default: a known set's usual one, "
-        "otherwise colour, csr with a scale",
-    )
-    evaluate.add_argument(
-        "--scale", type=int, help="downscale first; default: what the weights restore"
-    )
-    evaluate.add_argument(
-        "--peer",
-        action="append",
-        default=[],
-        metavar="NAME=COMMAND",
-        help="another program in the table: 'jpegqs=jpegqs -q 6 {in} {out}.jpg'",
-    )
-    evaluate.add_argument(
-        "--lpips", type=Path, metavar="FILE", help="weights of LPIPS, to measure it too"
-    )
-    evaluate.add_argument(
-        "--tile", type=int, help="restore in tiles of this side; default: in one piece"
-    )
-    evaluate.add_argument("--self-ensemble", action="store_true")
-    evaluate.add_argument(
-        "--tell-codec",
-        action="store_true",
-        help="tell the weights which codec it is, if they can be told",
-    )
-    evaluate.add_argument(
-        "--json", type=Path, help="write rows and every image's scores"
-    )
-    evaluate.add_argument("--csv", type=Path, help="write rows")
-    evaluate.add_argument("--markdown", type=Path, help="write what is printed")
-    evaluate.add_argument(
-        "--pictures",
-        type=Path,
-        metavar="DIR",
-        help="write sheets of the worst, median and best image, and a plot of the "
-        "PSNR by rate",
-    )
-    evaluate.add_argument(
-        "--record", type=Path, metavar="FILE.md", help="add the rows to its table"
-    )
+    evaluate_command.add_options(evaluate)
 
     restore = commands.add_parser("restore", help="restore images and folders")
     restore.set_defaults(job=_restore)
@@ -282,7 +219,7 @@ def _encode(options: argparse.Namespace) -> int:
         )
     if options.pairs and options.use:
         raise UserError("--use replaces codecs of a recipe: leave it out with --pairs")
-    replacements = dict(_named(text, "--use", "NAME=CODEC") for text in options.use)
+    replacements = dict(named(text, "--use", "NAME=CODEC") for text in options.use)
     name = (options.recipe or "").removeprefix(recipes.ONLINE)
     left_out_codecs: list[str] = []
     if options.pairs:
@@ -339,99 +276,8 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from cir_jax import compression, files, peers, results, scores, showcase, weights
-    from cir_jax.data import manifest
-    from cir_jax.evaluate import evaluate
-    from cir_jax.restore import Restorer
-
-    if options.scale is not None and options.scale < 1:
-        raise UserError(f"--scale is {options.scale}: give at least 1")
-    for flag in ("json", "csv", "markdown", "record"):
-        _check_can_write(f"--{flag}", getattr(options, flag))
-    if options.record:
-        results.read(options.record)
-    compressions = compression.parse_compressions(
-        options.codec, options.quality or ["10,20,30,40"], double=options.double_jpeg
-    )
-    further, provenance = {}, {}
-    if options.lpips:
-        from cir_jax.lpips import LPIPS
-
-        further["lpips"] = LPIPS(options.lpips)
-        provenance["LPIPS"] = further["lpips"].description
-    found = [peers.parse_peer(text) for text in options.peer]
-    warnings = [
-        f"peer {peer.name} is left out: its program {peer.command[0]} is not installed"
-        for peer in found
-        if not peer.installed
-    ]
-    given = [_weights(text) for text in options.weights.split(",")]
-    paths = {name: weights.find(path) for name, path in given if path != scores.NONE}
-    hashes = {name: files.sha256(path) for name, path in paths.items()}
-    sets, complaints = _sets(options.set or ["photographs=photos:validation"])
-    methods = {
-        name: Restorer(path, tile=options.tile, self_ensemble=options.self_ensemble)
-        for name, path in paths.items()
-    } | {peer.name: peer for peer in found if peer.installed}
-    report = evaluate(
-        methods,
-        sets,
-        compressions,
-        options.protocol,
-        provenance | {f"sha256 of {name}": text for name, text in hashes.items()},
-        options.scale,
-        tell_codec=options.tell_codec,
-        further=further,
-        warnings=[*warnings, *complaints],
-        console=Console(stderr=True),
-    )
-    print(report.table())
-    if options.json:
-        manifest.write_json(options.json, report.to_json())
-    if options.csv:
-        files.write_text(options.csv, report.to_csv())
-    if options.markdown:
-        files.write_text(options.markdown, report.table() + "\n")
-    if options.record:
-        cards = {
-            name: (hashes[name], weights.title(path)) for name, path in paths.items()
-        }
-        today = datetime.date.today().isoformat()
-        results.record(options.record, report, cards, today)
-    if options.pictures:
-        plots = showcase.write_rate_distortion(options.pictures, report)
-        sheets = showcase.write_sheets(
-            options.pictures, report, methods, sets, compressions
-        )
-        for path in (*plots, *sheets):
-            print(f"picture: {path}")
+    evaluate_command.run(options)
     return DONE
-
-
-def _weights(text: str) -> tuple[str, str]:
-    """A method's name and its weights, of "NAME=WEIGHTS" or the weights alone."""
-    name, separator, path = text.partition("=")
-    return (name, path) if separator and "/" not in name else (text, text)
-
-
-def _sets(texts: Sequence[str]) -> tuple[dict, list[str]]:
-    """The sets of `cir evaluate` by name, and what is unusual about known ones."""
-    from cir_jax import photos
-    from cir_jax.benchmarks import find_benchmark
-    from cir_jax.evaluate import ImageFolder
-
-    sets, complaints = {}, []
-    for text in texts:
-        name, folder = _named(text, "--set", "NAME=DIR")
-        if name in sets:
-            raise UserError(f"--set {text}: the name {name} is given twice")
-        known, path = find_benchmark(name), photos.resolve(folder)
-        sets[name] = ImageFolder(known.folder(path) if known else path)
-        if known:
-            complaints += known.complaints(sets[name].sizes)
-    return sets, complaints
 
 
 def _restore(options: argparse.Namespace) -> int:
@@ -457,7 +303,7 @@ def _restore(options: argparse.Namespace) -> int:
             note = " (there: skipped)" if how.skips(target) else ""
             print(f"{source} -> {target}{note}")
         return DONE
-    _check_can_write("--report", options.report)
+    check_can_write("--report", options.report)
     if options.report and os.path.realpath(options.report) in {
         os.path.realpath(path) for path in (*jobs, *jobs.values())
     }:
@@ -519,21 +365,3 @@ def _compare(options: argparse.Namespace) -> int:
         print(sentence, file=sys.stderr)
     print(f"sheet: {options.out}")
     return DONE
-
-
-def _check_can_write(flag: str, path: Path | None) -> None:
-    """Refuses, before long work, a file that could not be written after it."""
-    if path and path.is_dir():
-        raise UserError(f"{flag} {path} is a folder: give a file name")
-    if path and not path.parent.is_dir():
-        raise UserError(f"{flag} {path}: its folder does not exist")
-    if path and not os.access(path.parent, os.W_OK):
-        raise UserError(f"{flag} {path}: its folder may not be written to")
-
-
-def _named(text: str, flag: str, form: str) -> tuple[str, str]:
-    """Splits a flag's NAME=VALUE."""
-    name, separator, value = text.partition("=")
-    if not separator:
-        raise UserError(f"{flag} {text}: give it as {form}")
-    return name, value

@@ -1,0 +1,218 @@
+"""`cir evaluate`: its options, and what they mean.
+
+Modules are imported when the command runs: JAX takes seconds to load.
+"""
+
+import argparse
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cir_jax.arguments import check_can_write, named
+from cir_jax.errors import UserError
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options to its parser."""
+    parser.add_argument(
+        "--weights",
+        default="none",
+        metavar="[NAME=]WEIGHTS",
+        help="names, files or workdirs, by commas, and what the table calls them",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        metavar="NAME=DIR",
+        help="folder of clean images; may repeat; default: the photographs that ship",
+    )
+    parser.add_argument("--codec", default="jpeg", help="by commas; default: jpeg")
+    parser.add_argument(
+        "--quality",
+        action="append",
+        help="10,20 or 5:95:5, for all codecs; or once for each; default: 10,20,30,40",
+    )
+    parser.add_argument(
+        "--double-jpeg",
+        action="store_true",
+        help="compress twice, by every pair of qualities, the block grid moved between",
+    )
+    parser.add_argument(
+        "--protocol",
+        help="colour, gray, y, csr or all-in-one; default: a known set's usual one, "
+        "otherwise colour, csr with a scale",
+    )
+    parser.add_argument(
+        "--scale", type=int, help="downscale first; default: what the weights restore"
+    )
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="another program in the table: 'jpegqs=jpegqs -q 6 {in} {out}.jpg'",
+    )
+    parser.add_argument(
+        "--lpips", type=Path, metavar="FILE", help="weights of LPIPS, to measure it too"
+    )
+    parser.add_argument(
+        "--tile", type=int, help="restore in tiles of this side; default: in one piece"
+    )
+    parser.add_argument("--self-ensemble", action="store_true")
+    parser.add_argument(
+        "--tell-codec",
+        action="store_true",
+        help="tell the weights which codec it is, if they can be told",
+    )
+    parser.add_argument("--json", type=Path, help="write rows and every image's scores")
+    parser.add_argument("--csv", type=Path, help="write rows")
+    parser.add_argument("--markdown", type=Path, help="write what is printed")
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        metavar="DIR",
+        help="write sheets of the worst, median and best image, and a plot of the "
+        "PSNR by rate",
+    )
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE.md", help="add the rows to its table"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Evaluates, prints the tables and writes the files that are asked for.
+
+    Raises:
+        UserError: wrong usage or bad input.
+    """
+    from rich.console import Console
+
+    from cir_jax import compression, files, showcase, weights
+    from cir_jax.evaluate import evaluate
+    from cir_jax.restore import Restorer
+
+    if options.scale is not None and options.scale < 1:
+        raise UserError(f"--scale is {options.scale}: give at least 1")
+    _check_outputs(options)
+    compressions = compression.parse_compressions(
+        options.codec, options.quality or ["10,20,30,40"], double=options.double_jpeg
+    )
+    further, provenance = {}, {}
+    if options.lpips:
+        from cir_jax.lpips import LPIPS
+
+        further["lpips"] = LPIPS(options.lpips)
+        provenance["LPIPS"] = further["lpips"].description
+    peers, warnings = _peers(options.peer)
+    paths = _weights(options.weights, taken=peers)
+    hashes = {name: files.sha256(path) for name, path in paths.items()}
+    provenance |= {f"sha256 of {name}": sha256 for name, sha256 in hashes.items()}
+    sets, complaints = _sets(options.set or ["photographs=photos:validation"])
+    methods = {
+        name: Restorer(path, tile=options.tile, self_ensemble=options.self_ensemble)
+        for name, path in paths.items()
+    } | peers
+    report = evaluate(
+        methods,
+        sets,
+        compressions,
+        options.protocol,
+        provenance,
+        options.scale,
+        tell_codec=options.tell_codec,
+        further=further,
+        warnings=[*warnings, *complaints],
+        console=Console(stderr=True),
+    )
+    print(report.table())
+    cards = {name: (hashes[name], weights.title(path)) for name, path in paths.items()}
+    _write(options, report, cards)
+    if options.pictures:
+        plots = showcase.write_rate_distortion(options.pictures, report)
+        sheets = showcase.write_sheets(
+            options.pictures, report, methods, sets, compressions
+        )
+        for path in (*plots, *sheets):
+            print(f"picture: {path}")
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuses, before long work, files that could not be written after it."""
+    from cir_jax import results
+
+    for flag in ("json", "csv", "markdown", "record"):
+        check_can_write(f"--{flag}", getattr(options, flag))
+    if options.record:
+        results.read(options.record)
+    if options.pictures:
+        if options.pictures.exists() and not options.pictures.is_dir():
+            raise UserError(f"--pictures {options.pictures} is a file: give a folder")
+        check_can_write("--pictures", options.pictures.parent / "folder")
+
+
+def _write(
+    options: argparse.Namespace, report: Any, cards: Mapping[str, tuple[str, str]]
+) -> None:
+    """Writes the report's files."""
+    from cir_jax import files, results
+    from cir_jax.data import manifest
+
+    if options.json:
+        manifest.write_json(options.json, report.to_json())
+    if options.csv:
+        files.write_text(options.csv, report.to_csv())
+    if options.markdown:
+        files.write_text(options.markdown, report.table() + "\n")
+    if options.record:
+        today = datetime.date.today().isoformat()
+        results.record(options.record, report, cards, today)
+
+
+def _peers(texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The peers that are installed, by name, and warnings of those that are not."""
+    from cir_jax.peers import parse_peer
+
+    peers = [parse_peer(text) for text in texts]
+    warnings = [
+        f"peer {peer.name} is left out: its program {peer.command[0]} is not installed"
+        for peer in peers
+        if not peer.installed
+    ]
+    return {peer.name: peer for peer in peers if peer.installed}, warnings
+
+
+def _weights(text: str, taken: Mapping[str, Any]) -> dict[str, Path]:
+    """Weights files by what the table calls them: NAME=WEIGHTS, or WEIGHTS alone."""
+    from cir_jax import weights
+    from cir_jax.scores import BICUBIC, NONE
+
+    paths: dict[str, Path] = {}
+    for part in text.split(","):
+        if part == NONE:
+            continue
+        name, separator, path = part.partition("=")
+        if not separator or "/" in name:
+            name = path = part
+        if name in (NONE, BICUBIC, *taken, *paths):
+            raise UserError(f"--weights {part}: the name {name} is taken: give another")
+        paths[name] = weights.find(path)
+    return paths
+
+
+def _sets(texts: Sequence[str]) -> tuple[dict, list[str]]:
+    """The sets of `cir evaluate` by name, and what is unusual about known ones."""
+    from cir_jax import photos
+    from cir_jax.benchmarks import find_benchmark
+    from cir_jax.evaluate import ImageFolder
+
+    sets, complaints = {}, []
+    for text in texts:
+        name, folder = named(text, "--set", "NAME=DIR")
+        if name in sets:
+            raise UserError(f"--set {text}: the name {name} is given twice")
+        known, path = find_benchmark(name), photos.resolve(folder)
+        sets[name] = ImageFolder(known.folder(path) if known else path)
+        if known:
+            complaints += known.complaints(sets[name].sizes)
+    return sets, complaints
