@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from cir_jax import (
+    device_metrics,
     evaluate,
     experiment,
     files,
@@ -42,6 +43,8 @@ from cir_jax.restore import Restorer
 from cir_jax.scores import Report
 
 CONFIG = "config.json"
+HIGHEST = 100.0
+"""PSNR of a patch at most, dB, in the mean that training logs."""
 
 Batch = Mapping[str, UInt8[Array, "b _ _ 3"] | Int32[Array, " b"]]
 
@@ -87,9 +90,14 @@ def make_step(
         def loss_of(params):
             model = nnx.merge(graphdef, params)
             seen = slice(model.channels)  # grey is stored in three channels
-            return loss(model(degraded[..., seen], **known), clean[..., seen])
+            restored = model(degraded[..., seen], **known)
+            psnr = device_metrics.psnr(clean[..., seen], restored)
+            # A patch without any error would make the mean infinite.
+            return loss(restored, clean[..., seen]), jnp.minimum(psnr, HIGHEST).mean()
 
-        value, gradients = jax.value_and_grad(loss_of)(state.params)
+        (value, psnr), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params
+        )
         gradients = jax.tree.map(
             lambda trained, gradient: gradient if trained else jnp.zeros_like(gradient),
             optimizers.trained(gradients, trainable),
@@ -106,7 +114,8 @@ def make_step(
         ema = jax.tree.map(
             lambda old, p: old + (1 - decay) * (p - old), state.ema, params
         )
-        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
+        norm = optax.tree.norm(gradients)
+        metrics = {"loss": value, "gradient_norm": norm, "psnr": psnr}
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return step
@@ -390,7 +399,11 @@ def _mean_psnr(report: Report, method: str) -> float:
 
 
 def _note(means: Mapping[str, float] | None) -> str:
-    names = {"loss": "loss {:.4f}", "images_per_second": "{:.1f} images/s"}
+    names = {
+        "loss": "loss {:.4f}",
+        "psnr": "{:.2f} dB",
+        "images_per_second": "{:.1f} images/s",
+    }
     means = means or {}
     return ", ".join(text.format(means[n]) for n, text in names.items() if n in means)
 

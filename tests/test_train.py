@@ -87,6 +87,7 @@ def test_a_training_leaves_weights_scores_a_picture_and_a_log(finished):
     log = lines(workdir)
     steps = [line["step"] for line in log if "loss" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
+    assert all(10 < line["psnr"] < 50 for line in log if "loss" in line)
     assert [line["step"] for line in log if "evaluation" in line] == [4, 6]
     scores = json.loads((workdir / "scores.json").read_text())
     assert scores["rows"] == log[-1]["evaluation"] == report.rows()
