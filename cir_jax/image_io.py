@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,9 +25,9 @@ COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr")
 PHOTOMETRIC = 262  # the TIFF tag; 0 is grey that counts from white
 RGB_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr")
 """Modes of 8 bits or fewer without alpha, which convert to RGB without loss of kind."""
-PNG_LEVEL = 4
-"""zlib's effort: photographs come out 0.5% larger than at the usual 6, in half the
-time; at 1 they are 6% larger, in 3/5 of the time of 4."""
+PNG_OPTIONS = {"compress_type": zlib.Z_RLE}
+"""Photographs come out 4% larger than by zlib's usual search for what was there before,
+in a quarter of the time, which a CPU has for the network; enlarged ones 3%."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +205,7 @@ def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
     stripes = (image[rows] for rows in image_arrays.rows_of(height, width))
     with written(path) as file:
         whole = image_arrays.pack((width, height), stripes)
-        whole.save(file, "PNG", compress_level=PNG_LEVEL)
+        whole.save(file, "PNG", **PNG_OPTIONS)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import math
 import os
 import sys
@@ -18,6 +19,7 @@ from jaxtyping import Float32, UInt8, UInt16
 from cir_jax import image_io, tiling, weights
 from cir_jax.device_metrics import luma
 from cir_jax.errors import UserError, unknown
+from cir_jax.image_arrays import rows_of
 from cir_jax.models.layers import RestorationModel
 from cir_jax.models.pooling import RecordingPool
 from cir_jax.ops.enlarge import enlarge
@@ -311,8 +313,11 @@ def severity(before: Pixels, after: Pixels) -> float:
     """
     scale = after.shape[0] // before.shape[0]
     total = 0.0
-    for y in range(len(before)):  # row by row: floats of a whole image take too much
-        row = after[scale * y : scale * (y + 1)].reshape(scale, -1, scale, 3)
-        total += float(np.square(before[y] - row.mean((0, 2), np.float32)).sum())
+    for rows in rows_of(*before.shape[:2]):  # floats of a whole image take too much
+        block = after[scale * rows.start : scale * rows.stop]
+        sums = np.zeros(before[rows].shape, np.float32)
+        for y, x in itertools.product(range(scale), repeat=2):
+            sums += block[y::scale, x::scale]
+        total += float(np.square(before[rows] - sums / scale**2).sum())
     levels = np.iinfo(before.dtype).max / 255
     return math.sqrt(total / before.size) / levels
