@@ -1,7 +1,6 @@
 """Evaluation: clean images x compression x method -> scores with their protocol."""
 
 import contextlib
-import functools
 import queue
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -119,16 +118,26 @@ def evaluate(
     work = [(set_name, image) for set_name, images in sets.items() for image in images]
     encoders = {each.codec_name: each.codec.version for each in compressions}
     failed = _failing_peers(methods, sets, compressions, protocols, scale)
-    score = functools.partial(
-        _score_image, sets, compressions, protocols, scale, baseline, further or {}
-    )
+
+    def score(place: tuple[str, str], methods: Mapping[str, Method]) -> list[Score]:
+        """The scores of the baseline and every method on one image of one set."""
+        set_name, image_name = place
+        image = sets[set_name][image_name]
+        return [
+            Score(*place, each.codec_name, each.quality_name, *rest)
+            for each in compressions
+            for rest in _measured(
+                image,
+                protocols[set_name],
+                each,
+                scale,
+                {baseline: None} | _fit(methods, each, tell_codec, failed),
+                further or {},
+            )
+        ]
+
     with _progress(console, len(work)) as advance:
-        scores = _shared_out(
-            work,
-            functools.partial(score, tell_codec, failed),
-            _replicas(methods),
-            advance,
-        )
+        scores = _shared_out(work, score, _replicas(methods), advance)
     return Report(
         {
             "protocol": _in_front(texts),
@@ -215,46 +224,40 @@ def _failing_peers(
     return reasons
 
 
-def _score_image(
-    sets: Mapping[str, Images],
-    compressions: Sequence[Compression],
-    protocols: Mapping[str, Protocol],
-    scale: int,
-    baseline: str,
-    further: Mapping[str, Metric],
+def _fit(
+    methods: Mapping[str, Method],
+    compression: Compression,
     tell_codec: bool,
     failed: Mapping[tuple[str, str], str],
-    place: tuple[str, str],
-    methods: Mapping[str, Method],
-) -> list[Score]:
-    """The scores of the baseline and every method on one image of one set."""
-    set_name, image_name = place
-    protocol = protocols[set_name]
-    image = protocol.coded(sets[set_name][image_name])
-    scores = []
-    for compression in compressions:
-        pair = compression(image, scale)
-        results = {baseline: (pair.baseline, 0.0)}
-        for name, method in methods.items():
-            if (name, compression.codec_name) in failed:
-                continue
-            if tell_codec and isinstance(method, Restorer) and method.known_codecs:
-                method = method.telling(compression.codec.name)
-            results[name] = restored(method, pair, compression.codec.suffix, scale)
-        scores += [
-            Score(
-                set_name,
-                image_name,
-                compression.codec_name,
-                compression.quality_name,
-                name,
-                protocol.measure(pair.clean, pixels, further),
-                pair.bpp,
-                seconds,
-            )
-            for name, (pixels, seconds) in results.items()
-        ]
-    return scores
+) -> dict[str, Method]:
+    """The methods for a codec: those that do not fail, told it if they can be."""
+    fit = {}
+    for name, method in methods.items():
+        if (name, compression.codec_name) in failed:
+            continue
+        can_be_told = isinstance(method, Restorer) and method.known_codecs
+        if tell_codec and can_be_told:
+            method = method.telling(compression.codec.name)
+        fit[name] = method
+    return fit
+
+
+def _measured(
+    image: UInt8[np.ndarray, "_ _ 3"],
+    protocol: Protocol,
+    compression: Compression,
+    scale: int,
+    methods: Mapping[str, Method | None],
+    further: Mapping[str, Metric],
+) -> Iterator[tuple[str, dict[str, float], float, float]]:
+    """Of every method on one compressed image: name, metrics, bpp and seconds."""
+    pair = compression(protocol.coded(image), scale)
+    for name, method in methods.items():
+        pixels, seconds = pair.baseline, 0.0
+        if method:
+            pixels, seconds = restored(method, pair, compression.codec.suffix, scale)
+        values = protocol.measure(pair.clean, pixels, further)
+        yield name, values, pair.bpp, seconds
 
 
 def restored(
