@@ -19,6 +19,12 @@ for name, value in CACHE.items():
     jax.config.update(name.lower(), value)
 
 
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that at the end no process waits for one of them."""
+    longest = ("test_ucip_quickstart.py", "test_main.py")
+    items.sort(key=lambda item: item.path.name not in longest)
+
+
 @pytest.fixture(scope="session")
 def photographs() -> dict[str, np.ndarray]:
     """The validation photographs, by file name without suffix."""

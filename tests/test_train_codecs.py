@@ -42,13 +42,14 @@ def config(two_codecs, validation):
     return config
 
 
-def test_a_grey_network_trains_on_grey_records(config, tmp_path, two_codecs):
-    config.model = tiny.LIGHT | {"scale": 4, "channels": 1}
+def test_a_grey_network_trains_on_grey_records(config, tmp_path, records):
+    config.model = tiny.LIGHT | {"channels": 1}
+    config.data.records = str(records)
     with pytest.raises(UserError, match=r"of colour: encode with --grey"):
         train_and_evaluate(config, tmp_path / "run")
     config.data.records = str(tmp_path / "grey")
-    arguments = ["encode", "--quality", "20", "--scale", "4", "--crop", "256"]
-    assert cli.run([*arguments, "--grey", "--out", config.data.records]) == cli.DONE
+    arguments = ["encode", "--quality", "20", "--crop", "256", "--grey"]
+    assert cli.run([*arguments, "--out", config.data.records]) == cli.DONE
     report = train_and_evaluate(config, tmp_path / "run")
     assert report.protocols == {"crops": "gray"}
     assert report.rows()[1]["gain"] != 0

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 from golden_weights import assert_close, load, made_up_weights, recorded_outputs
 from twins import arrays
@@ -93,7 +94,7 @@ def test_bfloat16_is_close_to_float32():
     image = jax.random.uniform(jax.random.key(0), (1, 16, 32, 3))
     exact, rounded = (
         jax.jit(lambda s, x, graph=graph: nnx.merge(graph, s)(x))(state, image)
-        for graph, state in (filled(XT, t) for t in (jnp.float32, jnp.bfloat16))
+        for graph, state in (filled(tiny.MODEL, t) for t in (jnp.float32, jnp.bfloat16))
     )
     assert rounded.dtype == jnp.float32
     correction = jnp.linalg.norm(exact - image)
@@ -122,7 +123,7 @@ def test_each_block_in_bfloat16_is_close_to_float32(block):
 @pytest.mark.slow
 def test_gradients_in_bfloat16_are_finite_and_reach_the_first_layer():
     image = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3))
-    graph, state = filled(XT, jnp.bfloat16)
+    graph, state = filled(tiny.MODEL, jnp.bfloat16)
     gradient = jax.jit(jax.grad(lambda s: jnp.abs(nnx.merge(graph, s)(image)).mean()))(
         state
     )
