@@ -5,6 +5,7 @@ Modules are imported when the command runs: JAX takes seconds to load.
 
 import argparse
 import datetime
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,9 @@ def run(options: argparse.Namespace) -> None:
     peers, warnings = _peers(options.peer)
     paths = _weights(options.weights, taken=peers)
     hashes = {name: files.sha256(path) for name, path in paths.items()}
+    commands = {name: shlex.join(peer.command) for name, peer in peers.items()}
     provenance |= {f"sha256 of {name}": sha256 for name, sha256 in hashes.items()}
+    provenance |= {f"peer {name}": command for name, command in commands.items()}
     sets, complaints = _sets(options.set or ["photographs=photos:validation"])
     methods = {
         name: Restorer(path, tile=options.tile, self_ensemble=options.self_ensemble)
@@ -127,6 +130,7 @@ def run(options: argparse.Namespace) -> None:
     )
     print(report.table())
     cards = {name: (hashes[name], weights.title(path)) for name, path in paths.items()}
+    cards |= {name: ("", command) for name, command in commands.items()}
     _write(options, report, cards)
     if options.pictures:
         plots = showcase.write_rate_distortion(options.pictures, report)

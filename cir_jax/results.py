@@ -26,7 +26,8 @@ def record(
         path: the file; made if it does not exist. The table is appended where it has
             none.
         report: what was measured.
-        weights: SHA-256 and config of the methods that have weights, by name.
+        weights: SHA-256 and config of the methods, by name; a peer has no hash, and
+            its command is its config.
         date: of the measurement.
 
     Raises:
@@ -46,6 +47,8 @@ def record(
             "date": date,
         }
         texts = [cell(name, fields[name]) for name in KEY]
+        if row["method"] == report.baseline:
+            del fields["gain"]
         texts += [cell(n, fields[n]) if n in fields else "" for n in MEASURED]
         texts += [fields[name] for name in ("config", "encoder", "date")]
         new = tuple(text.replace("|", "/") for text in texts)

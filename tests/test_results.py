@@ -38,9 +38,9 @@ def test_rows_are_added_and_take_the_place_of_their_like(tmp_path):
     found = rows(path)
     shown = [(row[5], row[6], row[7], row[8], row[14], row[-1]) for row in found]
     assert shown == [
-        ("10", "none", "", "25.00", "+0.00", "2026-01-03"),
+        ("10", "none", "", "25.00", "", "2026-01-03"),
         ("10", "net", "abcdef012345", "26.50", "+1.50", "2026-01-03"),
-        ("20", "none", "", "25.00", "+0.00", "2026-01-02"),
+        ("20", "none", "", "25.00", "", "2026-01-02"),
         ("20", "net", "abcdef012345", "27.00", "+2.00", "2026-01-02"),
     ]
     assert all(len(row) == len(results.HEADINGS) for row in found)
