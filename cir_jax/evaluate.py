@@ -189,12 +189,15 @@ def _settings(restorers: Mapping[str, Restorer], tell_codec: bool) -> dict[str, 
         texts = {name: text(restorer) for name, restorer in restorers.items()}
         return ", ".join(f"{name}{t}" for name, t in texts.items() if t is not None)
 
-    told = those(lambda r: "" if r.codec or (tell_codec and r.known_codecs) else None)
+    def told(restorer: Restorer) -> str | None:
+        asked = tell_codec and restorer.known_codecs
+        return "" if asked or restorer.codec is not None else None
+
     return {
         "padding": "bottom and right, mirrored, to the network's multiple",
         "tiling": those(lambda r: f" {r.tile}" if r.tile else None) or "none",
         "self-ensemble": those(lambda r: "" if r.self_ensemble else None) or "no",
-        **({"told the codec": told} if told else {}),
+        **({"told the codec": those(told)} if those(told) else {}),
     }
 
 

@@ -104,7 +104,8 @@ def run(options: argparse.Namespace) -> None:
         from cir_jax.lpips import LPIPS
 
         further["lpips"] = LPIPS(options.lpips)
-        provenance["LPIPS"] = further["lpips"].description
+        sha256 = files.sha256(options.lpips)
+        provenance["LPIPS"] = f"{further['lpips'].description}, sha256 {sha256}"
     peers, warnings = _peers(options.peer)
     paths = _weights(options.weights, taken=peers)
     hashes = {name: files.sha256(path) for name, path in paths.items()}
