@@ -12,16 +12,16 @@ from cir_jax import cli
 from cir_jax.errors import UserError
 from cir_jax.train import train_and_evaluate
 
-BLIND = tiny.UCIP | {"mixing": "pixel", "skip": True}
+TOLD = tiny.UCIP | {"scale": 1}
 
 
 @pytest.fixture(scope="module")
 def two_codecs(tmp_path_factory):
-    """Records of x4 whose versions are of two codecs."""
+    """Records whose versions are of two codecs."""
     folder = tmp_path_factory.mktemp("data")
     recipe = folder / "two.toml"
     recipe.write_text('degradations = ["jpeg 20", "webp 10"]')
-    arguments = ["encode", "--recipe", str(recipe), "--scale", "4", "--crop", "256"]
+    arguments = ["encode", "--recipe", str(recipe), "--crop", "128"]
     assert cli.run([*arguments, "--out", str(folder / "records")]) == cli.DONE
     return folder / "records"
 
@@ -29,7 +29,7 @@ def two_codecs(tmp_path_factory):
 @pytest.fixture
 def config(two_codecs, validation):
     config = load(QUICKSTART)
-    config.model = tiny.UCIP
+    config.model = TOLD
     config.steps = 4
     config.batch_size = 2
     config.data.records = str(two_codecs)
@@ -99,7 +99,7 @@ def test_codecs_and_data_that_differ_are_refused(config, tmp_path, codecs, words
 def test_prompt_tuning_changes_what_it_says_bit_for_bit(
     config, tmp_path, validation, capsys
 ):
-    config.model = BLIND
+    config.model = tiny.LIGHT
     train_and_evaluate(config, tmp_path / "before")
     with pytest.raises(UserError, match="the weights know no codecs"):
         evaluated(tmp_path / "before", validation, "--tell-codec")

@@ -17,6 +17,7 @@ def trained(config, workdir, steps, *flags):
         f"--config=configs/{config}.py",
         f"--workdir={workdir}",
         f"--config.steps={steps}",
+        "--config.batch_size=2",
         *every,
         *flags,
     )
