@@ -213,17 +213,19 @@ def _failing_peers(
     Tried on one image before any time is spent on the others: many programs take JPEG
     files alone.
     """
+    peers = {name: m for name, m in methods.items() if isinstance(m, Peer)}
+    reasons: dict[tuple[str, str], str] = {}
+    if not peers:
+        return reasons
     set_name, images = next(iter(sets.items()))
     image = protocols[set_name].coded(images[next(iter(images))])
-    reasons = {}
-    for compression in {each.codec_name: each for each in compressions}.values():
-        peers = {name: m for name, m in methods.items() if isinstance(m, Peer)}
-        pair = compression(image, scale) if peers else None
+    for codec, compression in {each.codec_name: each for each in compressions}.items():
+        pair = compression(image, scale)
         for name, peer in peers.items():
             try:
                 restored(peer, pair, compression.codec.suffix, scale)
             except UserError as error:
-                reasons[name, compression.codec_name] = str(error)
+                reasons[name, codec] = str(error)
     return reasons
 
 

@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
     """
     from rich.console import Console
 
-    from cir_jax import compression, files, showcase, weights
+    from cir_jax import compression, files, results, showcase, weights
     from cir_jax.evaluate import evaluate
     from cir_jax.restore import Restorer
 
@@ -130,9 +130,14 @@ def run(options: argparse.Namespace) -> None:
         console=Console(stderr=True),
     )
     print(report.table())
-    cards = {name: (hashes[name], weights.title(path)) for name, path in paths.items()}
-    cards |= {name: ("", command) for name, command in commands.items()}
-    _write(options, report, cards)
+    _write(options, report)
+    if options.record:
+        cards = {
+            name: (hashes[name], weights.title(path)) for name, path in paths.items()
+        }
+        cards |= {name: ("", command) for name, command in commands.items()}
+        today = datetime.date.today().isoformat()
+        results.record(options.record, report, cards, today)
     if options.pictures:
         plots = showcase.write_rate_distortion(options.pictures, report)
         sheets = showcase.write_sheets(
@@ -156,11 +161,9 @@ def _check_outputs(options: argparse.Namespace) -> None:
         check_can_write("--pictures", options.pictures.parent / "folder")
 
 
-def _write(
-    options: argparse.Namespace, report: Any, cards: Mapping[str, tuple[str, str]]
-) -> None:
+def _write(options: argparse.Namespace, report: Any) -> None:
     """Writes the report's files."""
-    from cir_jax import files, results
+    from cir_jax import files
     from cir_jax.data import manifest
 
     if options.json:
@@ -169,9 +172,6 @@ def _write(
         files.write_text(options.csv, report.to_csv())
     if options.markdown:
         files.write_text(options.markdown, report.table() + "\n")
-    if options.record:
-        today = datetime.date.today().isoformat()
-        results.record(options.record, report, cards, today)
 
 
 def _peers(texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
