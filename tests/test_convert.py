@@ -3,13 +3,9 @@ import pytest
 import tiny
 from golden_weights import keys, made_up_weights
 
-from cir_jax.convert import (
-    from_state_dict,
-    infer_config,
-    official_shapes,
-    to_state_dict,
-)
+from cir_jax.convert import from_state_dict, official_shapes, to_state_dict
 from cir_jax.errors import UserError
+from cir_jax.hyper_parameters import infer_config
 from cir_jax.models import abstract_model
 
 INDEX = "relative_position_index_"

@@ -1,0 +1,137 @@
+"""Hyper-parameters of official networks, read off their tensors' names and shapes.
+
+A network that is to be converted adds a function to `_INFER`, under the name of a
+tensor that only it has.
+"""
+
+from collections.abc import Callable, Mapping
+from math import ceil, isqrt
+from typing import Any
+
+from cir_jax.errors import UserError
+from cir_jax.models import ucip
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def infer_config(shapes: Shapes) -> dict[str, Any]:
+    """Reads a network's name and hyper-parameters off its official state dict.
+
+    Args:
+        shapes: the shape of each tensor, under its official name.
+
+    Returns:
+        A config for `build_model` that leaves no hyper-parameter to a default.
+
+    Raises:
+        UserError: the names are no known network's, or not all of it is there.
+    """
+    for signature, infer in _INFER.items():
+        if signature in shapes:
+            try:
+                return infer(shapes)
+            except KeyError as missing:
+                raise UserError(
+                    f"the state dict has {signature!r} but no {missing}: it is not "
+                    "complete"
+                ) from missing
+    some = ", ".join(repr(name) for name in list(shapes)[:5])
+    raise UserError(
+        f"no known network has tensors of these {len(shapes)} names: {some}...; known "
+        f"networks have one of {', '.join(_INFER)}"
+    )
+
+
+def _promptcir_config(shapes: Shapes) -> dict[str, Any]:
+    dim = shapes["patch_embed_input.proj.weight"][0]
+    hybrid = [f"encoder_level{level}.residual_group" for level in (1, 2)]
+    blocks = [f"{group}.blocks" for group in hybrid] + ["encoder_level3", "latent"]
+    table = "attn.relative_position_bias_table"
+    window = (isqrt(shapes[f"{blocks[0]}.0.{table}"][0]) + 1) // 2
+    banks = [shapes[f"prompt{level}.prompt"] for level in (1, 2, 3)]
+    return {
+        "name": "promptcir",
+        "dim": dim,
+        "num_blocks": [_count(shapes, prefix) for prefix in blocks],
+        "num_refinement_blocks": _count(shapes, "refinement"),
+        "heads": [
+            *(shapes[f"{prefix}.0.{table}"][1] for prefix in blocks[:2]),
+            *(shapes[f"{prefix}.0.attn.temperature"][0] for prefix in blocks[2:]),
+        ],
+        "ffn_expansion": _ffn_expansion(shapes),
+        "window_size": window,
+        "num_tasks": banks[0][1],
+        "num_bases": [bank[2] for bank in banks],
+        "prompt_dims": [bank[3] for bank in banks],
+        "prompt_heads": shapes["noise_level3.attn.temperature"][0],
+        "channels": shapes["output.weight"][0],
+    }
+
+
+def _count(shapes: Shapes, prefix: str) -> int:
+    """How many blocks `prefix.0`, `prefix.1`, ... there are."""
+    start = prefix.count(".") + 1
+    return len({n.split(".")[start] for n in shapes if n.startswith(f"{prefix}.")})
+
+
+def _ffn_expansion(shapes: Shapes) -> float:
+    """The shortest decimal that gives each feed-forward network its hidden width.
+
+    Widths are rounded down, so each of them leaves an interval of expansions.
+    """
+    widths = [
+        (shape[0], shape[1])
+        for name, shape in shapes.items()
+        if name.endswith("ffn.project_out.weight")
+    ]
+    low = max(hidden / channels for channels, hidden in widths)
+    for digits in range(1, 16):
+        expansion = ceil(low * 10**digits) / 10**digits
+        if all(int(channels * expansion) == hidden for channels, hidden in widths):
+            return expansion
+    raise UserError(f"no single expansion gives the feed-forward widths {widths}")
+
+
+def _ucip_config(shapes: Shapes) -> dict[str, Any]:
+    width = shapes["patch_embed.proj.weight"][0]
+    codecs, bases, _, _, prompt_dim = shapes["prompts.0.prompt"]
+    depths = [_count(shapes, f"blocks.{i}") for i in range(_count(shapes, "blocks"))]
+    return {
+        "name": "ucip",
+        "width": width,
+        "depths": depths,
+        "prompt_dim": prompt_dim,
+        "bases": bases,
+        "mlp_ratio": shapes["blocks.0.0.mlp.fc1.weight"][0] / width,
+        "share": 2 * width // shapes["blocks.0.0.offset_layer.1.weight"][0],
+        "offset_every": _offset_every(shapes, depths),
+        "head_width": shapes["conv_hr.weight"][0],
+        "scale": 4 if "conv_up1.weight" in shapes else 1,
+        "skip": False,
+        "mixing": "codec",
+        "codecs": [str(i) for i in range(codecs)],
+        "channels": shapes["conv_last.weight"][0],
+    }
+
+
+def _offset_every(shapes: Shapes, depths: list[int]) -> int:
+    """How many blocks use the same offsets.
+
+    As released (2) where shallow groups leave it open: the network is the same then.
+    """
+    there = [
+        f"blocks.{i}.{j}.offset_layer.1.weight" in shapes
+        for i, depth in enumerate(depths)
+        for j in range(depth)
+    ]
+    for every in (2, *range(1, max(depths))):
+        if there == [new for d in depths for new in ucip.makes_offsets(d, every)]:
+            return every
+    raise UserError(f"no single interval gives the offset layers {there} of {depths}")
+
+
+# A tensor that only this network has -> how to read its hyper-parameters.
+_INFER: dict[str, Callable[[Shapes], dict[str, Any]]] = {
+    "prompt1.basis_mlp.fc1.weight": _promptcir_config,
+    "prompts.0.basis_mlp.fc1.weight": _ucip_config,
+}
