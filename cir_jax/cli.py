@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from cir_jax import evaluate_command
+from cir_jax import convert_command, evaluate_command
 from cir_jax.arguments import check_can_write, named
 from cir_jax.errors import UserError, unknown
 
@@ -182,6 +182,10 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="restore what there is of files that break off",
     )
+
+    convert = commands.add_parser("convert", help="port official PyTorch checkpoints")
+    convert.set_defaults(job=convert_command.run)
+    convert_command.add_options(convert)
 
     compare = commands.add_parser("compare", help="look at versions of pictures")
     compare.set_defaults(job=_compare)

@@ -14,10 +14,12 @@ import numpy as np
 from flax import nnx
 from flax.typing import Dtype
 
+from cir_jax.differences import check_fits
 from cir_jax.errors import UserError
-from cir_jax.hyper_parameters import infer_config
+from cir_jax.hyper_parameters import infer_config, network_name
 from cir_jax.models import abstract_model, layers, promptcir, ucip
 from cir_jax.ops.window_attention import relative_position_index
+from cir_jax.state_dicts import without_wrappers
 
 # --- names and layouts ---------------------------------------------------------------
 
@@ -79,10 +81,74 @@ _LAYOUTS: dict[tuple[type, str], _Layout] = {
     ),
 }
 
-# What training wrappers put in front of every name.
-_WRAPPERS = ("module.", "net.")
-
 # --- there and back ------------------------------------------------------------------
+
+
+def from_official(
+    tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """An official state dict as a config of ours and parameters by our names.
+
+    Args:
+        tensors: the state dict, as numpy arrays of any floating types.
+        config: of the network; by default inferred from the names and shapes.
+
+    Returns:
+        Every hyper-parameter, and each parameter under its dotted path, of the type
+        that it came in and the very same bits.
+
+    Raises:
+        UserError: the names are no known network's; or a tensor is missing, left over
+            or of another shape or kind, and then all of these are listed.
+    """
+    model, doubt = _network_of(tensors, config)
+    entries = _official_entries(model)
+    check_fits(
+        tensors,
+        {name: entry.official_shape for name, entry in entries.items()},
+        _buffers(model),
+        f"{doubt}the state dict does not fit the network {model.config}",
+    )
+    return model.config, {
+        entry.dotted_path: entry.layout.from_official(np.asarray(tensors[name]))
+        for name, entry in entries.items()
+    }
+
+
+def to_official(
+    config: Mapping[str, Any], parameters: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Parameters by our names as an official state dict: the way back, bit for bit.
+
+    Args:
+        config: of the network, with every hyper-parameter.
+        parameters: each under its dotted path.
+
+    Returns:
+        Every tensor of the official state dict, index buffers included.
+
+    Raises:
+        UserError: the network has a part that the official one lacks.
+    """
+    if config["name"] == "ucip" and (config["skip"] or config["mixing"] != "codec"):
+        raise UserError(
+            f"ucip with skip {config['skip']} and mixing {config['mixing']!r} has no "
+            "official state dict: the official network has no skip, and its mixing is "
+            "'codec'"
+        )
+    entries = _official_entries(model := abstract_model(config))
+    check_fits(
+        parameters,
+        {entry.dotted_path: entry.shape for entry in entries.values()},
+        {},
+        f"the parameters do not fit the network {config}",
+    )
+    return {
+        name: np.ascontiguousarray(
+            entry.layout.to_official(np.asarray(parameters[entry.dotted_path]))
+        )
+        for name, entry in entries.items()
+    } | _buffers(model)
 
 
 def from_state_dict(
@@ -91,56 +157,31 @@ def from_state_dict(
     """Builds the network that an official state dict belongs to, with its weights.
 
     Args:
-        tensors: the state dict, as numpy arrays.
-        dtype: type that the network is to compute in.
+        tensors: the state dict, as numpy arrays; names may have a wrapper such as
+            "module." in front.
+        dtype: type that the network is to compute in; its parameters are float32.
 
     Returns:
         The network; every hyper-parameter is inferred from the names and shapes.
 
     Raises:
-        UserError: the names are no known network's; or a tensor is missing, left over
-            or of another shape, and then all of these are listed.
+        UserError: see `from_official`.
     """
-    for wrapper in _WRAPPERS:
-        if all(name.startswith(wrapper) for name in tensors):
-            tensors = {name.removeprefix(wrapper): x for name, x in tensors.items()}
-    config = infer_config({name: x.shape for name, x in tensors.items()})
+    config, parameters = from_official(without_wrappers(tensors)[0])
     model = abstract_model(config, dtype=dtype)
-    entries = _official_entries(model)
-    _check(tensors, entries, _buffers(model), config)
-
-    filled = []
-    for name, entry in entries.items():
-        value = entry.layout.from_official(np.asarray(tensors[name], np.float32))
-        filled.append((entry.path, entry.variable.replace(jnp.asarray(value))))
+    filled = [
+        (path, variable.replace(jnp.asarray(parameters[_dotted(path)], jnp.float32)))
+        for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))
+    ]
     nnx.update(model, nnx.from_flat_state(filled))
     return model
 
 
 def to_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
-    """Writes a network as its official state dict: the way back, bit for bit.
-
-    Args:
-        model: a network of a kind that has an official PyTorch release.
-
-    Returns:
-        Every tensor of the official state dict, index buffers included.
-
-    Raises:
-        UserError: the network has a part that the official one lacks.
-    """
-    if isinstance(model, ucip.UCIP) and (model.skip or model.mixing != "codec"):
-        raise UserError(
-            f"ucip with skip {model.skip} and mixing {model.mixing!r} has no official "
-            "state dict: the official network has no skip, and its mixing is 'codec'"
-        )
-    tensors = {
-        name: np.ascontiguousarray(
-            entry.layout.to_official(np.asarray(entry.variable[...]))
-        )
-        for name, entry in _official_entries(model).items()
-    }
-    return tensors | _buffers(model)
+    """Writes a network as its official state dict, see `to_official`."""
+    parameters = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    arrays = {_dotted(path): np.asarray(x[...]) for path, x in parameters}
+    return to_official(model.config, arrays)
 
 
 def official_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
@@ -157,16 +198,42 @@ def official_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
     }
 
 
+def _network_of(
+    tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None
+) -> tuple[nnx.Module, str]:
+    """The abstract network of a state dict, and what is doubtful about it.
+
+    Where its hyper-parameters cannot be told, the one that was released stands in, so
+    that the differences from that can be listed.
+    """
+    if config is not None:
+        return abstract_model(config), ""
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    name = network_name(shapes)
+    try:
+        return abstract_model(infer_config(shapes)), ""
+    except UserError as error:
+        return abstract_model({"name": name}), f"{error}; "
+
+
 class _Entry(NamedTuple):
     path: tuple[str | int, ...]
-    variable: nnx.Param
+    shape: tuple[int, ...]
     layout: _Layout
+
+    @property
+    def dotted_path(self) -> str:
+        return _dotted(self.path)
 
     @property
     def official_shape(self) -> tuple[int, ...]:
         # A view that takes no memory: full networks are checked often.
-        stand_in = np.broadcast_to(np.float32(0), self.variable.shape)
+        stand_in = np.broadcast_to(np.float32(0), self.shape)
         return self.layout.to_official(stand_in).shape
+
+
+def _dotted(path: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, path))
 
 
 def _official_entries(model: nnx.Module) -> dict[str, _Entry]:
@@ -187,36 +254,10 @@ def _official_entries(model: nnx.Module) -> dict[str, _Entry]:
         layout = _LAYOUTS.get(
             (type(modules[path[:-1]]), leaf), _Layout(leaf, _same, _same)
         )
-        entries[f"{official(path[:-1])}.{layout.name}"] = _Entry(path, variable, layout)
-    return entries
-
-
-def _check(
-    tensors: Mapping[str, np.ndarray],
-    entries: Mapping[str, _Entry],
-    buffers: Mapping[str, np.ndarray],
-    config: Mapping[str, Any],
-) -> None:
-    """Raises a UserError with a two-sided difference unless the state dict fits."""
-    problems = [
-        f"- {name} {entry.official_shape}: not in the state dict"
-        for name, entry in entries.items()
-        if name not in tensors
-    ]
-    for name, tensor in tensors.items():
-        if name in buffers:
-            if not np.array_equal(tensor, buffers[name]):
-                problems.append(f"! {name}: other values than the official index")
-        elif name not in entries:
-            problems.append(f"+ {name} {tensor.shape}: not in the network")
-        elif tensor.shape != entries[name].official_shape:
-            expected = entries[name].official_shape
-            problems.append(f"! {name} {tensor.shape}: {expected} in the network")
-    if problems:
-        raise UserError(
-            f"the state dict does not fit the network inferred from it, {config}:\n"
-            + "\n".join(sorted(problems))
+        entries[f"{official(path[:-1])}.{layout.name}"] = _Entry(
+            path, variable.shape, layout
         )
+    return entries
 
 
 # --- what official state dicts hold beside the parameters ----------------------------

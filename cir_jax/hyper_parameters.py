@@ -1,6 +1,6 @@
 """Hyper-parameters of official networks, read off their tensors' names and shapes.
 
-A network that is to be converted adds a function to `_INFER`, under the name of a
+A network that is to be converted adds a row to `_NETWORKS`, under the name of a
 tensor that only it has.
 """
 
@@ -14,6 +14,25 @@ from cir_jax.models import ucip
 Shapes = Mapping[str, tuple[int, ...]]
 
 
+def network_name(shapes: Shapes) -> str:
+    """Which network of ours an official state dict belongs to.
+
+    Args:
+        shapes: the shape of each tensor, under its official name.
+
+    Raises:
+        UserError: the names are no known network's.
+    """
+    for signature, (name, _) in _NETWORKS.items():
+        if signature in shapes:
+            return name
+    some = ", ".join(repr(name) for name in list(shapes)[:5])
+    raise UserError(
+        f"no known network has tensors of these {len(shapes)} names: {some}...; known "
+        f"networks have one of {', '.join(_NETWORKS)}"
+    )
+
+
 def infer_config(shapes: Shapes) -> dict[str, Any]:
     """Reads a network's name and hyper-parameters off its official state dict.
 
@@ -24,22 +43,21 @@ def infer_config(shapes: Shapes) -> dict[str, Any]:
         A config for `build_model` that leaves no hyper-parameter to a default.
 
     Raises:
-        UserError: the names are no known network's, or not all of it is there.
+        UserError: the names are no known network's, or a tensor that tells is missing
+            or has a shape from which nothing can be told.
     """
-    for signature, infer in _INFER.items():
-        if signature in shapes:
-            try:
-                return infer(shapes)
-            except KeyError as missing:
-                raise UserError(
-                    f"the state dict has {signature!r} but no {missing}: it is not "
-                    "complete"
-                ) from missing
-    some = ", ".join(repr(name) for name in list(shapes)[:5])
-    raise UserError(
-        f"no known network has tensors of these {len(shapes)} names: {some}...; known "
-        f"networks have one of {', '.join(_INFER)}"
-    )
+    name = network_name(shapes)
+    infer = dict(_NETWORKS.values())[name]
+    try:
+        return {"name": name, **infer(shapes)}
+    except KeyError as missing:
+        raise UserError(
+            f"the state dict of {name} has no {missing}, it is not complete"
+        ) from missing
+    except (IndexError, ValueError, ZeroDivisionError) as error:
+        raise UserError(
+            f"the state dict of {name} has tensors of odd shapes ({error})"
+        ) from error
 
 
 def _promptcir_config(shapes: Shapes) -> dict[str, Any]:
@@ -50,7 +68,6 @@ def _promptcir_config(shapes: Shapes) -> dict[str, Any]:
     window = (isqrt(shapes[f"{blocks[0]}.0.{table}"][0]) + 1) // 2
     banks = [shapes[f"prompt{level}.prompt"] for level in (1, 2, 3)]
     return {
-        "name": "promptcir",
         "dim": dim,
         "num_blocks": [_count(shapes, prefix) for prefix in blocks],
         "num_refinement_blocks": _count(shapes, "refinement"),
@@ -97,7 +114,6 @@ def _ucip_config(shapes: Shapes) -> dict[str, Any]:
     codecs, bases, _, _, prompt_dim = shapes["prompts.0.prompt"]
     depths = [_count(shapes, f"blocks.{i}") for i in range(_count(shapes, "blocks"))]
     return {
-        "name": "ucip",
         "width": width,
         "depths": depths,
         "prompt_dim": prompt_dim,
@@ -130,8 +146,10 @@ def _offset_every(shapes: Shapes, depths: list[int]) -> int:
     raise UserError(f"no single interval gives the offset layers {there} of {depths}")
 
 
-# A tensor that only this network has -> how to read its hyper-parameters.
-_INFER: dict[str, Callable[[Shapes], dict[str, Any]]] = {
-    "prompt1.basis_mlp.fc1.weight": _promptcir_config,
-    "prompts.0.basis_mlp.fc1.weight": _ucip_config,
+# A tensor that only this network has -> its name, how to read its hyper-parameters.
+_NETWORKS: dict[str, tuple[str, Callable[[Shapes], dict[str, Any]]]] = {
+    "prompt1.basis_mlp.fc1.weight": ("promptcir", _promptcir_config),
+    "prompts.0.basis_mlp.fc1.weight": ("ucip", _ucip_config),
 }
+SIGNATURES = tuple(_NETWORKS)
+"""Names of tensors by which networks are recognised."""

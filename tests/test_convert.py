@@ -3,7 +3,13 @@ import pytest
 import tiny
 from golden_weights import keys, made_up_weights
 
-from cir_jax.convert import from_state_dict, official_shapes, to_state_dict
+from cir_jax.convert import (
+    from_official,
+    from_state_dict,
+    official_shapes,
+    to_official,
+    to_state_dict,
+)
 from cir_jax.errors import UserError
 from cir_jax.hyper_parameters import infer_config
 from cir_jax.models import abstract_model
@@ -83,7 +89,7 @@ def test_ucip_comes_back_bit_for_bit():
 def test_a_network_that_is_not_official_has_no_way_back(change):
     model = abstract_model({"variant": "XT"} | OFFICIAL | change)
     with pytest.raises(UserError, match="no official state dict"):
-        to_state_dict(model)
+        to_official(model.config, {})
 
 
 def test_the_way_back_gives_the_same_bits(state_dict):
@@ -108,27 +114,60 @@ def test_names_that_a_wrapper_prefixed_are_understood(state_dict, wrapper):
 
 
 def test_everything_that_does_not_fit_is_listed(state_dict):
-    missing, reshaped = "refinement.0.attn.temperature", "output.weight"
+    missing, reshaped = "refinement.0.attn.temperature", "latent.0.norm1.body.bias"
+    renamed, whole = "noise_level1.attn.qkv.weight", "prompt2.conv3x3.weight"
     broken = state_dict | {
         "extra.weight": np.zeros(3, np.float32),
-        reshaped: np.zeros((3, 8, 1, 1), np.float32),
+        reshaped: np.zeros((8, 1), np.float32),
+        whole: np.zeros((4, 4, 3, 3), np.int8),
         INDEX + "SA": np.zeros((16, 16), np.int64),
+        renamed.replace("qkv", "qvk"): state_dict[renamed],
     }
-    del broken[missing]
+    del broken[missing], broken[renamed]
     with pytest.raises(UserError) as error:
         from_state_dict(broken)
     lines = str(error.value).splitlines()
+    assert "does not fit the network {'name': 'promptcir', 'dim': 4," in lines[0]
     assert lines[1:] == [
-        "! output.weight (3, 8, 1, 1): (3, 8, 3, 3) in the network",
-        "! relative_position_index_SA: other values than the official index",
-        "+ extra.weight (3,): not in the network",
+        "- noise_level1.attn.qkv.weight (36, 12, 1, 1): not in the state dict (near: "
+        "noise_level1.attn.qvk.weight)",
         "- refinement.0.attn.temperature (1, 1, 1): not in the state dict",
+        "+ extra.weight (3,): not in the network",
+        "+ noise_level1.attn.qvk.weight (36, 12, 1, 1): not in the network",
+        "! latent.0.norm1.body.bias: (8, 1), but (32,) in the network",
+        "! prompt2.conv3x3.weight: int8 numbers, but floating ones in the network",
+        "! relative_position_index_SA: other values than the official index",
     ]
 
 
-def test_unknown_and_incomplete_networks_are_refused(state_dict):
+def test_where_the_tensors_cannot_tell_the_released_network_stands_in():
+    tensors = {
+        name: np.broadcast_to(np.float32(0), shape)
+        for name, shape in keys("promptcir_full").items()
+    }
+    del tensors["patch_embed_input.proj.weight"]
+    with pytest.raises(UserError) as error:
+        from_official(tensors)
+    first, *lines = str(error.value).splitlines()
+    assert first.startswith("the state dict of promptcir has no 'patch_embed_input")
+    assert lines == [
+        "- patch_embed_input.proj.weight (48, 3, 3, 3): not in the state dict"
+    ]
+
+    with pytest.raises(UserError, match=r"(?s)no 'patch_embed.*\.\.\. and \d+ more"):
+        from_official({"prompts.0.basis_mlp.fc1.weight": np.zeros((8, 128))})
+
+
+def test_names_of_no_known_network_are_refused():
     with pytest.raises(UserError, match=r"no known network.*'conv\.weight'"):
         from_state_dict({"conv.weight": np.zeros((3, 3, 3, 3), np.float32)})
-    del state_dict["patch_embed_input.proj.weight"]
-    with pytest.raises(UserError, match=r"no 'patch_embed_input\.proj\.weight'"):
-        from_state_dict(state_dict)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_parameters_keep_their_type_and_bits(state_dict, dtype):
+    converted = {name: x.astype(dtype) for name, x in state_dict.items()}
+    config, parameters = from_official(converted)
+    assert {x.dtype.name for x in parameters.values()} == {dtype}
+    returned = to_official(config, parameters)
+    for name, tensor in converted.items():
+        np.testing.assert_array_equal(returned[name], tensor, strict=True)

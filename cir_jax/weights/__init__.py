@@ -102,6 +102,29 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         ) from error
 
 
+def read_parameters(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The model's config and the parameters, as stored, of a weights file.
+
+    Raises:
+        UserError: it cannot be read or does not say which model it is for.
+    """
+    metadata, tensors = read(path)
+    if "model" not in metadata:
+        raise UserError(
+            f"{path} does not say which model it is for: expected a weights file that "
+            "cir_jax wrote"
+        )
+    try:
+        config = json.loads(metadata["model"])
+    except ValueError as error:
+        raise UserError(
+            f"{path} is for a model that cannot be built: {error}"
+        ) from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is for a model that cannot be built: {config}")
+    return config, tensors
+
+
 def load(name_or_path: str | os.PathLike, *, dtype: Any = jnp.float32) -> nnx.Module:
     """Builds the model of a weights file and fills in its parameters.
 
@@ -114,15 +137,10 @@ def load(name_or_path: str | os.PathLike, *, dtype: Any = jnp.float32) -> nnx.Mo
             tensors are not those of the model it names.
     """
     path = find(name_or_path)
-    metadata, tensors = read(path)
-    if "model" not in metadata:
-        raise UserError(
-            f"{path} does not say which model it is for: expected a weights file that "
-            "cir_jax wrote"
-        )
+    config, tensors = read_parameters(path)
     try:
-        model = abstract_model(json.loads(metadata["model"]), dtype=dtype)
-    except (UserError, ValueError, TypeError) as error:
+        model = abstract_model(config, dtype=dtype)
+    except UserError as error:
         raise UserError(
             f"{path} is for a model that cannot be built: {error}"
         ) from error
