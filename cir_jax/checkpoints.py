@@ -1,6 +1,7 @@
 """Training checkpoints: the one module that knows Orbax."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from cir_jax import parallel
 from cir_jax.errors import UserError
 
 
@@ -59,28 +61,53 @@ class Checkpoints:
             metrics=None if psnr is None else {"psnr": psnr},
         )
 
-    def restore(self, state: Any) -> Any | None:
-        """The newest checkpoint's state, or None where there is no checkpoint.
+    def restore(self, state: Any, tell: Callable[[str], Any] = print) -> Any:
+        """The newest checkpoint's state, or of the one before where that is damaged.
+
+        What is damaged is moved out of the way, beside the checkpoints' folder.
 
         Args:
             state: a state of the same structure; gives shapes, dtypes and shardings,
                 which need not be those that were saved on.
+            tell: takes a sentence about every checkpoint that is damaged.
 
         Raises:
-            UserError: the checkpoint is of another model or optimizer.
+            UserError: there is none that can be read: all are damaged, or of another
+                model or optimizer.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        except (ValueError, KeyError, TypeError) as error:
-            self.close()
-            raise UserError(
-                f"checkpoint {self._folder / str(step)} does not fit this config's "
-                "model and optimizer: give another --workdir, or the config it had"
-            ) from error
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps):
+            try:
+                args = ocp.args.StandardRestore(abstract)
+                restored = self._manager.restore(step, args=args)
+            except Exception as error:  # of many kinds, by what is damaged
+                damaged[step] = (str(error) or type(error).__name__).splitlines()[0]
+                continue
+            for bad, reason in damaged.items():
+                aside = self._put_aside(bad)
+                tell(
+                    f"checkpoint {self._folder / str(bad)} is damaged ({reason}); it "
+                    f"is {aside} now, and step {step} is gone on from"
+                )
+            return restored
+        self.close()
+        newest = self.steps[-1]
+        raise UserError(
+            f"checkpoint {self._folder / str(newest)} does not fit this config's model "
+            f"and optimizer, or is damaged ({damaged[newest]}): give another "
+            "--workdir, or the config it had"
+        )
+
+    def _put_aside(self, step: int) -> Path:
+        """Moves a checkpoint away, so that its step can be saved again."""
+        aside = self._folder.parent / f"damaged_checkpoint_{step}"
+        if parallel.is_first():
+            shutil.rmtree(aside, ignore_errors=True)
+            (self._folder / str(step)).rename(aside)
+        parallel.wait_for_all(f"checkpoint {step} put aside")
+        self._manager.reload()
+        return aside
 
     def close(self) -> None:
         """Waits until everything is on disk."""

@@ -25,7 +25,12 @@ FIELDS: dict[str, Any] = {
     # global batches to train on, and images in each
     "steps": int,
     "batch_size": int,
-    # "l1", "charbonnier" or "mse"
+    # passes that a step's batch is computed in, one after another, to save memory
+    "accumulate": int,
+    # what blocks keep for the gradient: "none" is computed again, all but the
+    # "products", or whole "blocks", see rematerialise.py
+    "rematerialise": str,
+    # terms of losses.py by plus signs, with weights: "charbonnier + 0.05 fft"
     "loss": str,
     # of the exponential moving average that is evaluated and exported
     "ema_decay": float,
@@ -34,6 +39,7 @@ FIELDS: dict[str, Any] = {
     "trainable": tuple,
     # see optimizers.py
     "optimizer": {
+        "name": str,
         "learning_rate": float,
         "final_learning_rate": float,
         "warmup_steps": int,
@@ -78,14 +84,19 @@ FIELDS: dict[str, Any] = {
     },
     # steps between lines of metrics.jsonl
     "log_every": int,
-    # devices that share one copy of the parameters
+    # beside metrics.jsonl: TensorBoard's files (extra tensorboard), and the project in
+    # Weights & Biases (its package must be there); "" for none
+    "tensorboard": bool,
+    "wandb": str,
+    # devices that share one copy of parameters, optimizer state and average; -1 for all
     "mesh": {"fsdp": int},
 }
 
 
 CHOICES = {
-    "loss": ("l1", "charbonnier", "mse"),
     "dtype": ("float32", "bfloat16"),
+    "rematerialise": ("none", "products", "blocks"),
+    "optimizer.name": ("adamw", "adam", "lion"),
     "optimizer.decay": ("cosine", "step", "constant"),
     "data.grid_phase": ("aligned", "random"),
 }
@@ -94,6 +105,7 @@ LEAST = {
     "seed": 0,
     "steps": 1,
     "batch_size": 1,
+    "accumulate": 1,
     "log_every": 1,
     "ema_decay": 0,
     "optimizer.warmup_steps": 0,
@@ -105,7 +117,7 @@ LEAST = {
     "evaluation.every": 1,
     "checkpoint.every": 1,
     "checkpoint.keep": 1,
-    "mesh.fsdp": 1,
+    "mesh.fsdp": -1,
 }
 
 
@@ -134,6 +146,9 @@ def check(config: ConfigDict) -> None:
             f"config.checkpoint.every={config.checkpoint.every}: an evaluation belongs "
             "to a checkpoint, so make it one"
         )
+    from cir_jax import losses  # here, because JAX takes seconds to load
+
+    losses.parse_loss(config.loss)
     codec = codecs.get_codec(config.evaluation.codec)
     if not config.evaluation.qualities:
         raise UserError("config.evaluation.qualities is empty: give one at least")

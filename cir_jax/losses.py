@@ -1,7 +1,13 @@
 """Training losses: pure functions of restored and clean images, in float32."""
 
+import math
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from cir_jax import device_metrics
+from cir_jax.errors import UserError, unknown
 
 CHARBONNIER_EPSILON = 1e-3
 """As in MPRNet and Restormer's relatives, for images in [0, 1]."""
@@ -23,4 +29,45 @@ def charbonnier(restored: Float[Array, "b h w c"], clean: Float[Array, "b h w c"
     return jnp.mean(jnp.sqrt(error**2 + CHARBONNIER_EPSILON**2))
 
 
-LOSSES = {"l1": l1, "charbonnier": charbonnier, "mse": mse}
+def fft(restored: Float[Array, "b h w c"], clean: Float[Array, "b h w c"]):
+    """Mean absolute error of the 2-D spectra, real and imaginary parts; a scalar.
+
+    The transform is orthonormal, so that the size of patches does not matter (Cho et
+    al., MIMO-UNet, 2108.05054, without their scaling).
+    """
+    error = restored.astype(jnp.float32) - clean
+    spectrum = jnp.fft.fft2(error, axes=(1, 2), norm="ortho")
+    return jnp.mean(jnp.abs(spectrum.real) + jnp.abs(spectrum.imag)) / 2
+
+
+def ssim(restored: Float[Array, "b h w c"], clean: Float[Array, "b h w c"]):
+    """1 - SSIM, of values as they are, see `device_metrics.ssim`; a float32 scalar."""
+    restored = restored.astype(jnp.float32)
+    return 1 - jnp.mean(device_metrics.ssim(clean, restored, rounded=False))
+
+
+LOSSES = {"l1": l1, "charbonnier": charbonnier, "mse": mse, "fft": fft, "ssim": ssim}
+
+
+def parse_loss(text: str) -> Callable[[Array, Array], Array]:
+    """The loss that a text such as "charbonnier + 0.05 fft + 0.1 ssim" describes.
+
+    Raises:
+        UserError: an unknown name, or a weight that is no positive number.
+    """
+    terms = []
+    for term in text.split("+"):
+        *weight, name = term.split() or [""]
+        if name not in LOSSES:
+            raise unknown("config.loss", name, LOSSES)
+        try:
+            (value,) = map(float, weight or ["1"])
+        except ValueError:
+            value = 0.0
+        if not 0 < value < math.inf:
+            raise UserError(
+                f"config.loss={text!r}: give each term as NAME or WEIGHT NAME, with a "
+                "positive number, such as 'l1 + 0.05 fft'"
+            )
+        terms.append((value, LOSSES[name]))
+    return lambda restored, clean: sum(w * loss(restored, clean) for w, loss in terms)

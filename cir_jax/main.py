@@ -5,6 +5,7 @@
 Like cli.py an entry point, and with it the only place that may import data_pipelines.
 """
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -22,6 +23,26 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run lives; runs/NAME of the config file by default."
 )
+PROFILE = flags.DEFINE_bool(
+    "profile", False, "Write a profiler's trace of a few steps to WORKDIR/profile."
+)
+CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    None,
+    "Where compiled programs are kept; WORKDIR/compiled by default, but on CPUs, whose "
+    "programs do for one machine alone.",
+)
+DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "auto",
+    ["auto", "on", "off"],
+    "Whether this is one process of a cluster's; auto asks Slurm, Open MPI and GKE.",
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where nothing else tells it."
+)
+PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.")
+PROCESS = flags.DEFINE_integer("process", None, "The number of this process, from 0.")
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -54,6 +75,9 @@ def _parse(arguments: list[str]) -> list[str]:
 
 def _run(_: list[str]) -> None:
     # Imported late: JAX takes seconds to load, a mistyped flag should not.
+    import jax
+
+    from cir_jax import parallel
     from cir_jax.models import abstract_model
     from cir_jax.train import train_and_evaluate
 
@@ -61,11 +85,23 @@ def _run(_: list[str]) -> None:
     workdir = Path(WORKDIR.value or f"runs/{name}")
     config = CONFIG.value
     experiment.check(config)
+    parallel.join_cluster(
+        DISTRIBUTED.value, COORDINATOR.value, PROCESSES.value, PROCESS.value
+    )
     abstract_model(config.model)  # refuses a wrong one before any work is done
+    if CACHE.value or (jax.default_backend() != "cpu" and not _cache_is_set()):
+        cache = CACHE.value or str(workdir / "compiled")
+        jax.config.update("jax_compilation_cache_dir", cache)
     folder = experiment.records_folder(config, workdir)
-    if config.data.encode_if_missing and not (folder / manifest.NAME).is_file():
+    missing = not (folder / manifest.NAME).is_file()
+    if config.data.encode_if_missing and missing and parallel.is_first():
         cli.run(shlex.split(experiment.encode_command(config, workdir))[1:])
-    train_and_evaluate(config, workdir)
+    parallel.wait_for_all("records")
+    train_and_evaluate(config, workdir, profile=PROFILE.value)
+
+
+def _cache_is_set() -> bool:
+    return "JAX_COMPILATION_CACHE_DIR" in os.environ
 
 
 def main() -> None:

@@ -3,14 +3,17 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from cir_jax.errors import UserError
 from cir_jax.files import written_whole
+from cir_jax.trackers import Tracker
+
+T = TypeVar("T")
 
 
 class MetricsLog:
@@ -20,16 +23,36 @@ class MetricsLog:
         path: the file. Lines of steps after `start`, left by a run that was killed
             between checkpoints, are dropped: those steps are about to be done again.
         start: the steps done so far.
+        trackers: get the same numbers, see trackers.py.
+        writes: whether this process writes; of several, one does.
     """
 
-    def __init__(self, path: Path, start: int):
+    def __init__(
+        self,
+        path: Path,
+        start: int,
+        trackers: Sequence[Tracker] = (),
+        *,
+        writes: bool = True,
+    ):
         self._path = path
-        self._pending: list[tuple[int, float, Mapping[str, jax.Array]]] = []
-        if path.is_file():
+        self._trackers = trackers if writes else ()
+        self._writes = writes
+        self._waited = 0.0
+        self._pending: list[tuple[int, float, float, Mapping[str, jax.Array]]] = []
+        if writes and path.is_file():
             lines = path.read_text().splitlines(keepends=True)
             kept = (line for line in lines if _step(line) <= start)
             with written_whole(path) as temporary:
                 temporary.write_text("".join(kept))
+
+    def timed(self, batches: Iterator[T]) -> Iterator[T]:
+        """The same batches; the time that they are waited for is counted."""
+        while True:
+            start = time.perf_counter()
+            batch = next(batches)
+            self._waited += time.perf_counter() - start
+            yield batch
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Takes a step's metrics without waiting for them.
@@ -38,11 +61,16 @@ class MetricsLog:
         ahead and its clock tells the device's speed.
         """
         if len(self._pending) >= 2:
-            jax.block_until_ready(self._pending[-2][2])
-        self._pending.append((step, time.perf_counter(), metrics))
+            jax.block_until_ready(self._pending[-2][3])
+        self._pending.append((step, time.perf_counter(), self._waited, metrics))
 
-    def flush(self, batch_size: int) -> dict[str, float] | None:
+    def flush(self, batch_size: int, utilisation: float = 0) -> dict[str, float] | None:
         """Writes the mean of what was added since the last flush.
+
+        Args:
+            batch_size: images of a step.
+            utilisation: share of the devices' peak that one step a second would be; 0
+                where it is not known.
 
         Returns:
             The line that was written; None if there was nothing to write.
@@ -52,7 +80,7 @@ class MetricsLog:
         """
         if not self._pending:
             return None
-        steps, times, metrics = zip(*self._pending, strict=True)
+        steps, times, waited, metrics = zip(*self._pending, strict=True)
         self._pending = []
         metrics = jax.device_get(metrics)
         for step, values in zip(steps, metrics, strict=True):
@@ -71,16 +99,26 @@ class MetricsLog:
         }
         # Between the first step and the last, so that compiling does not count.
         if len(steps) > 1:
-            means["images_per_second"] = (
-                (len(steps) - 1) * batch_size / (times[-1] - times[0])
-            )
+            seconds = times[-1] - times[0]
+            steps_per_second = (len(steps) - 1) / seconds
+            means["images_per_second"] = steps_per_second * batch_size
+            means["waiting_for_data"] = (waited[-1] - waited[0]) / seconds
+            if utilisation:
+                means["model_flop_utilisation"] = steps_per_second * utilisation
         self.write(steps[-1], means)
+        self.track(steps[-1], means)
         return means
+
+    def track(self, step: int, values: Mapping[str, float]) -> None:
+        """Gives numbers to the trackers."""
+        for tracker in self._trackers:
+            tracker(step, values)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one line."""
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._writes:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
 
 
 def _step(line: str) -> int | float:

@@ -71,25 +71,37 @@ def trained(params: Mapping[str, Any], patterns: Sequence[str]) -> dict[str, Any
 def optimizer(
     config: ConfigDict, steps: int, trainable: Sequence[str] = ()
 ) -> optax.GradientTransformation:
-    """Adam or AdamW after clipping by global norm, by the schedule above.
+    """AdamW, Adam or Lion after clipping by global norm, by the schedule above.
 
     Args:
         config: `config.optimizer` of the experiment. `clip_norm` 0 switches clipping
-            off; `weight_decay` is decoupled (Loshchilov and Hutter, 2019), applies to
-            parameters of two and more dimensions alone, and makes Adam AdamW.
+            off; `weight_decay` applies to parameters of two and more dimensions alone
+            and is decoupled (Loshchilov and Hutter, 2019); "adam" has none.
         steps: the length of the training.
         trainable: patterns of `trained`; other parameters stay as they are and have no
             state here.
+
+    Raises:
+        UserError: Adam with a weight decay.
     """
-    adam = optax.adamw(
+    decay = {
+        "weight_decay": config.weight_decay,
+        "mask": lambda params: jax.tree.map(lambda p: jnp.ndim(p) >= 2, params),
+    }
+    if config.name == "adam" and config.weight_decay:
+        raise UserError(
+            f"config.optimizer.weight_decay={config.weight_decay} and adam, which has "
+            "none: take adamw"
+        )
+    build = {"adamw": optax.adamw, "lion": optax.lion, "adam": optax.adam}[config.name]
+    rule = build(
         learning_rate(config, steps),
         b1=config.b1,
         b2=config.b2,
-        weight_decay=config.weight_decay,
-        mask=lambda params: jax.tree.map(lambda p: jnp.ndim(p) >= 2, params),
+        **({} if config.name == "adam" else decay),
     )
     if config.clip_norm:
-        adam = optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+        rule = optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
     if not trainable:
-        return adam
-    return optax.masked(adam, functools.partial(trained, patterns=trainable))
+        return rule
+    return optax.masked(rule, functools.partial(trained, patterns=trainable))

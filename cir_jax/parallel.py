@@ -1,36 +1,108 @@
-"""Devices: the mesh, and how batches and training state lie on it."""
+"""Devices: the cluster, the mesh, and how batches and training state lie on it."""
 
+import collections
 import json
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cir_jax.errors import UserError
 
 AXES = ("data", "fsdp")
+HEARTBEAT_SECONDS = 30
+"""After which a process that does not answer is taken for dead, and the others end."""
+AHEAD = 2
+"""Batches that are on the devices before they are needed."""
 
 
-def make_mesh(fsdp: int) -> Mesh:
-    """A mesh of all devices with axes `data` and `fsdp`.
+def join_cluster(
+    wanted: str, coordinator: str | None, processes: int | None, process: int | None
+) -> None:
+    """Makes this process one of a cluster's; must come before anything else of JAX.
 
     Args:
-        fsdp: the size of the `fsdp` axis; the rest is `data`.
+        wanted: "on"; "off"; or "auto", which is "on" where the settings are given or
+            the environment tells of several processes: Slurm, Open MPI, or a TPU slice
+            of several hosts. JAX finds the settings out that are not given.
+        coordinator: HOST:PORT of process 0.
+        processes: how many there are.
+        process: this one's number.
+
+    Raises:
+        UserError: the settings are incomplete, or the others cannot be reached.
+    """
+    given = (coordinator, processes, process)
+    if wanted == "off" or (wanted == "auto" and not any(map(_there, given))):
+        if wanted == "off" or not _several_processes(os.environ):
+            return
+    elif any(map(_there, given)) and not all(map(_there, given)):
+        raise UserError(
+            "--coordinator, --processes and --process go together: give all three or "
+            "none"
+        )
+    try:
+        jax.distributed.initialize(
+            coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
+        )
+    except (RuntimeError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(
+            f"the cluster's processes did not find each other ({first}): give "
+            "--coordinator=HOST:PORT --processes=N --process=I, or --distributed=off"
+        ) from error
+
+
+def _there(setting: Any) -> bool:
+    return setting is not None
+
+
+def _several_processes(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher that JAX knows has started several processes."""
+    counts = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+    hosts = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    several = any(int(environment.get(name, 1)) > 1 for name in counts)
+    # An interactive Slurm shell has its tasks' count, but is none of them.
+    task = "SLURM_PROCID" in environment or "SLURM_NTASKS" not in environment
+    return (several and task) or len(hosts) > 1
+
+
+def make_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of all devices with axes `data` and `fsdp`.
+
+    Where the devices are several TPU slices, `fsdp` stays within one: only gradients
+    go over the slow network between them.
+
+    Args:
+        fsdp: how many devices share one copy of the training state; -1 for as many as
+            possible, all of a slice. The rest is `data`.
+        devices: JAX's by default.
 
     Raises:
         UserError: `fsdp` does not divide the number of devices.
     """
-    devices = jax.device_count()
-    if fsdp < 1 or devices % fsdp:
+    devices = jax.devices() if devices is None else devices
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    together = len(devices) // slices
+    size = together if fsdp == -1 else fsdp
+    if size < 1 or together % size:
+        of_a_slice = " of a slice" if slices > 1 else ""
         raise UserError(
-            f"config.mesh.fsdp={fsdp} does not divide the {devices} devices: give a "
-            "divisor"
+            f"config.mesh.fsdp={fsdp} does not divide the {together} "
+            f"devices{of_a_slice}: give a divisor, or -1 for all"
         )
+    shape = (together // size, size)
+    if slices == 1:
+        grid = mesh_utils.create_device_mesh(shape, devices)
+    else:
+        grid = mesh_utils.create_hybrid_device_mesh(shape, (slices, 1), devices)
     # Automatic axes: the compiler places what is inside the step.
-    return jax.make_mesh((devices // fsdp, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def batch_sharding(mesh: Mesh, batch_size: int) -> NamedSharding:
@@ -48,26 +120,76 @@ def batch_sharding(mesh: Mesh, batch_size: int) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Everything on every device: where parameters and optimizer state lie."""
+    """Everything on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def to_devices(
-    batch: Mapping[str, np.ndarray], sharding: NamedSharding
-) -> dict[str, jax.Array]:
-    """Makes a global batch of every process's slice of it."""
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in batch.items()
-    }
+def state_shardings(mesh: Mesh, tree: Any) -> Any:
+    """Where each array of the training state lies.
 
+    Cut along its largest axis that the devices of `fsdp` divide, the first of equals;
+    whole on each of them where there is none.
 
-def local(tree: Any) -> Any:
-    """Arrays that are the same on all devices, as one device of this process has them.
-
-    They are neither copied nor tied to the other devices any longer.
+    Args:
+        mesh: see `make_mesh`.
+        tree: of arrays or their shapes.
     """
+    size = mesh.shape["fsdp"]
+
+    def sharding(leaf: Any) -> NamedSharding:
+        axes = [axis for axis, length in enumerate(leaf.shape) if length % size == 0]
+        spec: list[str | None] = [None] * len(leaf.shape)
+        if size > 1 and axes:
+            spec[max(axes, key=lambda axis: leaf.shape[axis])] = "fsdp"
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(sharding, tree)
+
+
+def bytes_per_device(tree: Any) -> int:
+    """What a sharded tree of arrays takes on each device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def on_devices(
+    batches: Iterator[Mapping[str, np.ndarray]], sharding: NamedSharding
+) -> Iterator[dict[str, jax.Array]]:
+    """Global batches, made of every process's slices and sent some steps ahead."""
+    ready: collections.deque[dict[str, jax.Array]] = collections.deque()
+    for batch in batches:
+        ready.append(
+            {
+                name: jax.make_array_from_process_local_data(sharding, array)
+                for name, array in batch.items()
+            }
+        )
+        if len(ready) > AHEAD:
+            yield ready.popleft()
+    yield from ready
+
+
+def whole(tree: Any, mesh: Mesh) -> Any:
+    """Arrays of the training state in one piece, as one device of a process has them.
+
+    All processes must call it. What no axis of `fsdp` cuts is not copied.
+    """
+    if mesh.shape["fsdp"] > 1:
+        tree = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
     return jax.tree.map(lambda array: array.addressable_data(0), tree)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes files and talks."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(place: str) -> None:
+    """Waits until every process has come to the same place."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(place)
 
 
 def gathered(content: Any) -> list[Any]:

@@ -1,8 +1,8 @@
 """Training: one readable function from a config to weights, scores and a picture."""
 
 import contextlib
-import dataclasses
 import functools
+import itertools
 import json
 import operator
 import signal
@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Array, Int32, UInt8
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from cir_jax import (
-    device_metrics,
+    estimate,
     evaluate,
     experiment,
     files,
+    hardware,
     image_io,
     optimizers,
     parallel,
@@ -35,125 +36,18 @@ from cir_jax.checkpoints import Checkpoints
 from cir_jax.compression import compressions
 from cir_jax.data import manifest, pairs, recipes
 from cir_jax.errors import UserError
-from cir_jax.losses import LOSSES
 from cir_jax.metrics_log import MetricsLog
 from cir_jax.models import DTYPES, abstract_model, build_model
 from cir_jax.progress import progress_bar
 from cir_jax.restore import Restorer
+from cir_jax.run_info import run_info
 from cir_jax.scores import Report
+from cir_jax.trackers import trackers
+from cir_jax.train_step import TrainState, initial_state, jit_step
 
 CONFIG = "config.json"
-HIGHEST = 100.0
-"""PSNR of a patch at most, dB, in the mean that training logs."""
-
-Batch = Mapping[str, UInt8[Array, "b _ _ 3"] | Int32[Array, " b"]]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class TrainState:
-    """Everything that a step changes.
-
-    There is no random state: whatever is random is a function of the config's seed and
-    the step, which is also the position in the data (global batches consumed).
-
-    Attributes:
-        step: steps done, an int32 scalar.
-        params: the model's parameters, a nested dict of float32 arrays.
-        opt_state: the optimizer's state.
-        ema: exponential moving average of the parameters.
-    """
-
-    step: Any
-    params: Any
-    opt_state: Any
-    ema: Any
-
-
-def make_step(
-    graphdef: nnx.GraphDef,
-    loss: Callable,
-    transformation: optax.GradientTransformation,
-    ema_decay: float,
-    trainable: Sequence[str] = (),
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """The pure training step: a state and a batch to the next state and its metrics.
-
-    A batch's "codec" goes to the model. Parameters that are not `trainable` (see
-    `optimizers.trained`) get no gradient, so that the compiler leaves out its making.
-    """
-
-    def step(state: TrainState, batch: Batch):
-        degraded, clean = (batch[n] / jnp.float32(255) for n in ("degraded", "clean"))
-        known = {"codec": batch["codec"]} if "codec" in batch else {}
-
-        def loss_of(params):
-            model = nnx.merge(graphdef, params)
-            seen = slice(model.channels)  # grey is stored in three channels
-            restored = model(degraded[..., seen], **known)
-            psnr = device_metrics.psnr(clean[..., seen], restored)
-            # A patch without any error would make the mean infinite.
-            return loss(restored, clean[..., seen]), jnp.minimum(psnr, HIGHEST).mean()
-
-        (value, psnr), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params
-        )
-        gradients = jax.tree.map(
-            lambda trained, gradient: gradient if trained else jnp.zeros_like(gradient),
-            optimizers.trained(gradients, trainable),
-            gradients,
-        )
-        updates, opt_state = transformation.update(
-            gradients, state.opt_state, state.params
-        )
-        params = optax.apply_updates(state.params, updates)
-        # A young average follows quickly, or it would remember the initialisation.
-        age = state.step.astype(jnp.float32)
-        decay = jnp.minimum(ema_decay, (1 + age) / (10 + age))
-        # In this form an average of what does not change is that, to the last bit.
-        ema = jax.tree.map(
-            lambda old, p: old + (1 - decay) * (p - old), state.ema, params
-        )
-        norm = optax.tree.norm(gradients)
-        metrics = {"loss": value, "gradient_norm": norm, "psnr": psnr}
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
-
-    return step
-
-
-def jit_step(
-    config: ConfigDict,
-    graphdef: nnx.GraphDef,
-    transformation: optax.GradientTransformation,
-    mesh: Mesh,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """The step as it runs: compiled for the mesh, the old state's memory reused."""
-    on_all = parallel.replicated(mesh)
-    return jax.jit(
-        make_step(
-            graphdef,
-            LOSSES[config.loss],
-            transformation,
-            config.ema_decay,
-            config.trainable,
-        ),
-        in_shardings=(on_all, parallel.batch_sharding(mesh, config.batch_size)),
-        out_shardings=(on_all, on_all),
-        donate_argnums=0,
-    )
-
-
-def initial_state(
-    params: Mapping[str, Any], transformation: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
-    """The state before the first step, on the mesh, in memory of its own."""
-
-    def initial(params):
-        average = jax.tree.map(jnp.copy, params)
-        step = jnp.zeros((), jnp.int32)
-        return TrainState(step, params, transformation.init(params), average)
-
-    return jax.jit(initial, out_shardings=parallel.replicated(mesh))(params)
+PROFILED = range(3, 6)
+"""Steps after the first of a run that `profile` traces: warm, and few."""
 
 
 def initial_model(config: ConfigDict) -> nnx.Module:
@@ -175,13 +69,18 @@ def initial_model(config: ConfigDict) -> nnx.Module:
     return start
 
 
-def train_and_evaluate(config: ConfigDict, workdir: Path) -> Report | None:
+def train_and_evaluate(
+    config: ConfigDict, workdir: Path, *, profile: bool = False
+) -> Report | None:
     """Trains as the config says, going on from the workdir's newest checkpoint.
+
+    Every process of a cluster calls it; the first one writes the files.
 
     Args:
         config: an experiment, see experiment.py.
         workdir: where checkpoints/, metrics.jsonl, weights.safetensors, pictures and
-            scores go; made if it does not exist.
+            scores go; made if it does not exist. All processes must see it.
+        profile: write a trace of a few steps to WORKDIR/profile.
 
     Returns:
         The final scores; None when a signal stopped the training early.
@@ -194,9 +93,15 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Report | None:
     experiment.check(config)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir} is a file: give a folder")
-    console = Console(stderr=True)
+    first = parallel.is_first()
+    console = Console(stderr=True, quiet=not first)
     mesh = parallel.make_mesh(config.mesh.fsdp)
     split = parallel.batch_sharding(mesh, config.batch_size)
+    if config.batch_size // mesh.size % config.accumulate:
+        raise UserError(
+            f"config.accumulate={config.accumulate} does not divide the "
+            f"{config.batch_size // mesh.size} images of each device: give a divisor"
+        )
 
     # ---------------------------------------------------------------- data
     records, contents = manifest.open_records(
@@ -224,10 +129,132 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Report | None:
     )
     # Options that do not fit the records show here, before the workdir is touched.
     with contextlib.closing(batches_from(start=0)) as probe:
-        next(probe)
+        example = next(probe)
 
     # ---------------------------------------------------------------- model and state
     model = initial_model(config)
+    _check_fits(config, model, contents)
+    graphdef, params = nnx.split(model, nnx.Param)
+    params = jax.tree.map(np.asarray, nnx.to_pure_dict(params))
+    told = config.evaluation.codec if structure.known_codecs else None
+    restorer = Restorer(structure, told, tile=None)
+    transformation = optimizers.optimizer(
+        config.optimizer, config.steps, config.trainable
+    )
+    state = initial_state(params, transformation, mesh)
+    size, moving = _sizes(params, config.trainable)
+    del model, params  # the state has its own, and donates them
+
+    # ---------------------------------------------------------------- resume
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
+    if checkpoints.steps:
+        _check_same_experiment(workdir, config)
+        state = checkpoints.restore(state, console.print)
+    if first:
+        manifest.write_json(workdir / CONFIG, json.loads(config.to_json_best_effort()))
+        with (workdir / "runs.jsonl").open("a") as file:
+            file.write(json.dumps(run_info()) + "\n")
+    start = int(state.step)
+
+    # ---------------------------------------------------------------- the program
+    console.print(
+        f"{config.model.name}: {size:,} parameters, {moving:,} of them trained, "
+        f"{len(records)} records, {start} of {config.steps} steps done",
+        soft_wrap=True,  # one line, also in a log
+    )
+    shapes = {
+        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype)
+        for name, x in example.items()
+    }
+    program, flops = _compiled(config, graphdef, transformation, mesh, state, shapes)
+    for line in estimate.describe(
+        mesh, state, config.batch_size, config.accumulate, program, flops
+    ):
+        console.print(line, soft_wrap=True, highlight=False)
+    peak = hardware.peak(mesh.devices.flat[0])
+    utilisation = flops / (mesh.size * peak) if peak else 0.0
+
+    # ---------------------------------------------------------------- evaluation
+    def evaluate_now(step: int) -> Report:
+        """Exports and scores the averaged weights."""
+        average = parallel.whole(state.ema, mesh)
+        provenance = {"step": str(step), "config": config.to_json_best_effort()}
+        path = workdir / weights.WORKDIR_NAME
+        if first:
+            weights.save(path, nnx.merge(graphdef, average), provenance)
+        parallel.wait_for_all(f"weights of step {step}")
+        return evaluate.evaluate(
+            {config.model.name: restorer.with_params(average)},
+            {Path(config.evaluation.images).name: images},
+            tests,
+            "gray" if structure.channels == 1 else None,
+            provenance={f"sha256 of {path}": files.sha256(path)},
+        )
+
+    # ---------------------------------------------------------------- the loop
+    report = None
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(trackers(config, workdir)) if first else []
+        log = MetricsLog(workdir / "metrics.jsonl", start, opened, writes=first)
+        batches = batches_from(start=start, workers=config.data.workers)
+        stack.enter_context(contextlib.closing(batches))
+        stack.enter_context(contextlib.closing(checkpoints))
+        stopped = stack.enter_context(_stop_signals())
+        progress = stack.enter_context(progress_bar(console))
+        bar = progress.add_task(
+            "training", total=config.steps, completed=start, note=""
+        )
+        left = range(start + 1, config.steps + 1)
+        ready = parallel.on_devices(
+            itertools.islice(log.timed(batches), len(left)), split
+        )
+        for step, batch in zip(left, ready, strict=True):
+            if profile and first and step - start in PROFILED:
+                _trace(workdir, step - start)
+            state, metrics = program(state, batch)
+            log.add(step, metrics)
+            progress.update(bar, completed=step)
+
+            done, stop = step == config.steps, stopped(step)
+            save = done or stop or step % config.checkpoint.every == 0
+            if save or step % config.log_every == 0:
+                # Before a save above all: what is not finite is refused here.
+                means = log.flush(config.batch_size, utilisation)
+                progress.update(bar, note=_note(means))
+            psnr = None
+            if done or step % config.evaluation.every == 0:
+                report = evaluate_now(step)
+                psnr = _mean_psnr(report, config.model.name)
+                log.write(step, {"evaluation": report.to_json()["rows"]})
+                log.track(step, {"evaluation_psnr": psnr})
+                progress.console.print(f"step {step}: {psnr:.2f} dB")
+            if save:
+                checkpoints.save(step, state, psnr)
+            if stop and not done:
+                progress.console.print(
+                    f"stopped by {stop}; step {step} is saved, and the same "
+                    "command goes on from there"
+                )
+                return None
+
+    # ---------------------------------------------------------------- the results
+    report = report or evaluate_now(start)
+    averaged = restorer.with_params(parallel.whole(state.ema, mesh))
+    if first:
+        manifest.write_json(workdir / "scores.json", report.to_json())
+        sheet = showcase.before_after({config.model.name: averaged}, images, tests[0])
+        image_io.write_png(workdir / "before_after.png", sheet)
+        print(report.table())
+        print(f"\nbefore and after: {workdir / 'before_after.png'}")
+        print(f"weights: {workdir / weights.WORKDIR_NAME}")
+    return report
+
+
+def _check_fits(
+    config: ConfigDict, model: nnx.Module, contents: Mapping[str, Any]
+) -> None:
+    """Refuses patches or records that the model cannot be trained on."""
     if config.data.patch % model.multiple:
         raise UserError(
             f"config.data.patch={config.data.patch} is no multiple of "
@@ -243,107 +270,35 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> Report | None:
             "config.model.channels=1 restores grey images, the records are of colour: "
             "encode with --grey"
         )
-    graphdef, params = nnx.split(model, nnx.Param)
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    told = config.evaluation.codec if structure.known_codecs else None
-    restorer = Restorer(structure, told, tile=None)
-    trained = optimizers.trained(nnx.to_pure_dict(params), config.trainable)
-    transformation = optimizers.optimizer(
-        config.optimizer, config.steps, config.trainable
-    )
-    moving = sum(
-        leaf.size
-        for leaf, moves in zip(
-            jax.tree.leaves(params), jax.tree.leaves(trained), strict=True
-        )
-        if moves
-    )
-    state = initial_state(nnx.to_pure_dict(params), transformation, mesh)
-    del model, params  # the state has its own, and donates them
-    step_fn = jit_step(config, graphdef, transformation, mesh)
 
-    # ---------------------------------------------------------------- resume
-    workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
-    if checkpoints.steps:
-        _check_same_experiment(workdir, config)
-        state = checkpoints.restore(state)
-    manifest.write_json(workdir / CONFIG, json.loads(config.to_json_best_effort()))
-    start = int(state.step)
-    log = MetricsLog(workdir / "metrics.jsonl", start)
-    console.print(
-        f"{config.model.name}: {size:,} parameters, {moving:,} of them trained, "
-        f"{mesh.size} "
-        f"{jax.devices()[0].platform} device(s), {len(records)} records, "
-        f"{start} of {config.steps} steps done",
-        soft_wrap=True,  # one line, also in a log
-    )
 
-    # ---------------------------------------------------------------- evaluation
-    def evaluate_now(step: int) -> Report:
-        """Exports and scores the averaged weights."""
-        exported = nnx.merge(graphdef, state.ema)
-        provenance = {"step": str(step), "config": config.to_json_best_effort()}
-        path = workdir / weights.WORKDIR_NAME
-        weights.save(path, exported, provenance)
-        averaged = restorer.with_params(parallel.local(state.ema))
-        return evaluate.evaluate(
-            {config.model.name: averaged},
-            {Path(config.evaluation.images).name: images},
-            tests,
-            "gray" if structure.channels == 1 else None,
-            provenance={f"sha256 of {path}": files.sha256(path)},
-        )
+def _sizes(params: Mapping[str, Any], trainable: Sequence[str]) -> tuple[int, int]:
+    """How many parameters there are, and how many of them are trained."""
+    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+    moves = jax.tree.leaves(optimizers.trained(params, trainable))
+    return sum(sizes), sum(itertools.compress(sizes, moves))
 
-    # ---------------------------------------------------------------- the loop
-    batches = batches_from(start=start, workers=config.data.workers)
-    report = None
-    with (
-        contextlib.closing(batches),
-        contextlib.closing(checkpoints),
-        _stop_signals() as stopped,
-        progress_bar(console) as progress,
-    ):
-        bar = progress.add_task(
-            "training", total=config.steps, completed=start, note=""
-        )
-        for step in range(start + 1, config.steps + 1):
-            batch = parallel.to_devices(next(batches), split)
-            state, metrics = step_fn(state, batch)
-            log.add(step, metrics)
-            progress.update(bar, completed=step)
 
-            done, stop = step == config.steps, bool(stopped)
-            save = done or stop or step % config.checkpoint.every == 0
-            if save or step % config.log_every == 0:
-                # Before a save above all: what is not finite is refused here.
-                means = log.flush(config.batch_size)
-                progress.update(bar, note=_note(means))
-            psnr = None
-            if done or step % config.evaluation.every == 0:
-                report = evaluate_now(step)
-                log.write(step, {"evaluation": report.to_json()["rows"]})
-                psnr = _mean_psnr(report, config.model.name)
-                progress.console.print(f"step {step}: {psnr:.2f} dB")
-            if save:
-                checkpoints.save(step, state, psnr)
-            if stop and not done:
-                progress.console.print(
-                    f"stopped by {stopped[0]}; step {step} is saved, and the same "
-                    "command goes on from there"
-                )
-                return None
+def _compiled(
+    config: ConfigDict,
+    graphdef: nnx.GraphDef,
+    transformation: optax.GradientTransformation,
+    mesh: Mesh,
+    state: TrainState,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
+) -> tuple[jax.stages.Compiled, float]:
+    """The step's program, and the FLOPs that the model takes of it."""
 
-    # ---------------------------------------------------------------- the results
-    report = report or evaluate_now(start)
-    manifest.write_json(workdir / "scores.json", report.to_json())
-    averaged = restorer.with_params(parallel.local(state.ema))
-    sheet = showcase.before_after({config.model.name: averaged}, images, tests[0])
-    image_io.write_png(workdir / "before_after.png", sheet)
-    print(report.table())
-    print(f"\nbefore and after: {workdir / 'before_after.png'}")
-    print(f"weights: {workdir / weights.WORKDIR_NAME}")
-    return report
+    def lowered(config: ConfigDict) -> jax.stages.Lowered:
+        step = jit_step(config, graphdef, transformation, mesh, state)
+        return step.lower(state, batch)
+
+    step = plain = lowered(config)
+    if config.accumulate > 1 or config.rematerialise != "none":
+        once = ConfigDict(config)
+        once.accumulate, once.rematerialise = 1, "none"
+        plain = lowered(once)
+    return step.compile(), estimate.model_flops(plain)
 
 
 def _check_codecs(
@@ -403,17 +358,33 @@ def _note(means: Mapping[str, float] | None) -> str:
         "loss": "loss {:.4f}",
         "psnr": "{:.2f} dB",
         "images_per_second": "{:.1f} images/s",
+        "model_flop_utilisation": "MFU {:.1%}",
+        "waiting_for_data": "{:.1%} waiting for data",
     }
     means = means or {}
     return ", ".join(text.format(means[n]) for n, text in names.items() if n in means)
 
 
+def _trace(workdir: Path, step: int) -> None:
+    """Starts and stops the profiler at the first and the last of the steps traced."""
+    if step == PROFILED.start:
+        jax.profiler.start_trace(workdir / "profile")
+    elif step == PROFILED.stop - 1:
+        jax.profiler.stop_trace()
+
+
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[list[str]]:
-    """Collects the names of SIGTERM and SIGINT instead of dying of them.
+def _stop_signals() -> Iterator[Callable[[int], str]]:
+    """Asks after each step for the signal to stop at, instead of dying of it; or "".
 
     Clusters send SIGTERM before they take a machine away; the loop saves and returns.
+    Of several processes all must stop at the same step, which JAX sees to: it catches
+    SIGTERM itself.
     """
+    if jax.process_count() > 1:
+        reached = multihost_utils.reached_preemption_sync_point
+        yield lambda step: "SIGTERM" if reached(step) else ""
+        return
     received: list[str] = []
     handlers = {
         number: signal.signal(
@@ -422,7 +393,7 @@ def _stop_signals() -> Iterator[list[str]]:
         for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
-        yield received
+        yield lambda step: received[0] if received else ""
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

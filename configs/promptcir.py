@@ -25,11 +25,14 @@ def get_config(stage: str = "offline") -> ConfigDict:
     config.dtype = "bfloat16"
     config.steps = 400_000 if offline else 100_000  # guess
     config.batch_size = 32  # guess
+    config.accumulate = 1
+    config.rematerialise = "none"
     config.loss = "l1"  # guess
     config.ema_decay = 0.999  # guess
     config.trainable = ()
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 2e-4 if offline else 1e-4  # guess, and all below
     config.optimizer.final_learning_rate = 1e-6
     config.optimizer.warmup_steps = 0
@@ -64,5 +67,7 @@ def get_config(stage: str = "offline") -> ConfigDict:
 
     config.checkpoint = ConfigDict({"every": 5_000, "keep": 3})
     config.log_every = 100
+    config.tensorboard = False
+    config.wandb = ""
     config.mesh = ConfigDict({"fsdp": 1})
     return config

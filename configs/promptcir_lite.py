@@ -19,11 +19,14 @@ def get_config() -> ConfigDict:
     config.dtype = "bfloat16"
     config.steps = 200_000
     config.batch_size = 16
+    config.accumulate = 1
+    config.rematerialise = "none"
     config.loss = "charbonnier"
     config.ema_decay = 0.999
     config.trainable = ()
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 5e-4
     config.optimizer.final_learning_rate = 1e-6
     config.optimizer.warmup_steps = 1_000
@@ -57,5 +60,7 @@ def get_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict({"every": 2_500, "keep": 3})
     config.log_every = 100
+    config.tensorboard = False
+    config.wandb = ""
     config.mesh = ConfigDict({"fsdp": 1})
     return config

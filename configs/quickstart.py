@@ -17,11 +17,14 @@ def get_config() -> ConfigDict:
     config.dtype = "float32"
     config.steps = 600
     config.batch_size = 4
+    config.accumulate = 1
+    config.rematerialise = "none"
     config.loss = "charbonnier"
     config.ema_decay = 0.99
     config.trainable = ()
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 2e-3
     config.optimizer.final_learning_rate = 2e-5
     config.optimizer.warmup_steps = 20
@@ -55,5 +58,7 @@ def get_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict({"every": 150, "keep": 2})
     config.log_every = 25
+    config.tensorboard = False
+    config.wandb = ""
     config.mesh = ConfigDict({"fsdp": 1})
     return config

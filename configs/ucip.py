@@ -28,11 +28,14 @@ def get_config(mode: str = "blind") -> ConfigDict:
     config.dtype = "bfloat16"
     config.steps = 300_000
     config.batch_size = 32  # guess
+    config.accumulate = 1
+    config.rematerialise = "none"
     config.loss = "l1"
     config.ema_decay = 0.999
     config.trainable = ()
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "adam"
     config.optimizer.learning_rate = 2e-4
     config.optimizer.final_learning_rate = 5e-5
     config.optimizer.warmup_steps = 0
@@ -66,5 +69,7 @@ def get_config(mode: str = "blind") -> ConfigDict:
 
     config.checkpoint = ConfigDict({"every": 5_000, "keep": 3})
     config.log_every = 100
+    config.tensorboard = False
+    config.wandb = ""
     config.mesh = ConfigDict({"fsdp": 1})
     return config

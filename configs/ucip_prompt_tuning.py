@@ -22,11 +22,14 @@ def get_config() -> ConfigDict:
     config.dtype = "float32"
     config.steps = 150
     config.batch_size = 4
+    config.accumulate = 1
+    config.rematerialise = "none"
     config.loss = "mse"
     config.ema_decay = 0.98
     config.trainable = ("^prompts/",)
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 5e-3
     config.optimizer.final_learning_rate = 5e-5
     config.optimizer.warmup_steps = 10
@@ -60,5 +63,7 @@ def get_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict({"every": 150, "keep": 2})
     config.log_every = 25
+    config.tensorboard = False
+    config.wandb = ""
     config.mesh = ConfigDict({"fsdp": 1})
     return config

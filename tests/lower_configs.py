@@ -11,7 +11,7 @@ from test_experiment import CONFIGS, load
 from cir_jax import parallel
 from cir_jax.models import DTYPES, abstract_model
 from cir_jax.optimizers import optimizer
-from cir_jax.train import initial_state, jit_step
+from cir_jax.train_step import initial_state, jit_step
 
 STAGES = {
     "promptcir": (("online",),),  # of the larger patches
@@ -40,7 +40,7 @@ for path in CONFIGS:
         }
         if model.known_codecs:
             batch["codec"] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
-        step = jit_step(config, graphdef, transformation, mesh)
+        step = jit_step(config, graphdef, transformation, mesh, state)
         program = step.lower(state, batch)
         name = ":".join((path.stem, *arguments))
         lowered[name] = "num_partitions = 8" in program.as_text()

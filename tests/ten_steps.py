@@ -12,7 +12,7 @@ from test_experiment import QUICKSTART, load
 from cir_jax import parallel
 from cir_jax.data import manifest, pairs
 from cir_jax.optimizers import optimizer
-from cir_jax.train import initial_state, jit_step
+from cir_jax.train_step import initial_state, jit_step
 
 records, _ = manifest.open_records(Path(sys.argv[1]), "")
 mesh = parallel.make_mesh(fsdp=int(sys.argv[2]))
@@ -23,7 +23,7 @@ graphdef, params = nnx.split(tiny.light(), nnx.Param)
 transformation = optimizer(config.optimizer, config.steps)
 state = initial_state(nnx.to_pure_dict(params), transformation, mesh)
 split = parallel.batch_sharding(mesh, 8)
-step = jit_step(config, graphdef, transformation, mesh)
+step = jit_step(config, graphdef, transformation, mesh, state)
 batches = pairs.batches(
     records, seed=0, start=0, batch_size=8, patch=32, grid_phase="random"
 )

@@ -18,12 +18,8 @@ from cir_jax.errors import UserError
 from cir_jax.evaluate import evaluate
 from cir_jax.losses import charbonnier
 from cir_jax.metrics_log import MetricsLog
-from cir_jax.train import (
-    TrainState,
-    initial_model,
-    make_step,
-    train_and_evaluate,
-)
+from cir_jax.train import initial_model, train_and_evaluate
+from cir_jax.train_step import TrainState, make_step
 
 
 def small_config(records, validation):
@@ -81,6 +77,7 @@ def test_a_training_leaves_weights_scores_a_picture_and_a_log(finished):
         "checkpoints",
         "config.json",
         "metrics.jsonl",
+        "runs.jsonl",
         "scores.json",
         "weights.safetensors",
     }

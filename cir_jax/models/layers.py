@@ -293,6 +293,10 @@ def check_heads(channels: int, heads: int) -> None:
         raise UserError(f"{heads} attention heads do not divide {channels} channels")
 
 
+class Block(nnx.Module):
+    """A part of a network that training may compute twice, see rematerialise.py."""
+
+
 class MDTA(nnx.Module):
     """Multi-dconv-head transposed attention (Restormer, 2111.09881)."""
 
@@ -346,7 +350,7 @@ class GDFN(nnx.Module):
         return self.project_out(gated_gelu(gate, value))
 
 
-class TransformerBlock(nnx.Module):
+class TransformerBlock(Block):
     """Restormer block: transposed attention, then the gated feed-forward network."""
 
     def __init__(

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 from cir_jax.errors import UserError
 from cir_jax.models.layers import (
     GDFN,
+    Block,
     Downsample,
     LayerNorm,
     Linear,
@@ -295,7 +296,7 @@ class RHAG(nnx.Module):
         return x + self.conv(self.overlap_attn(y))
 
 
-class HAB(nnx.Module):
+class HAB(Block):
     """Hybrid attention block (HAT): windows and channels attended side by side.
 
     The feed-forward network is Restormer's, with biases, where HAT has an MLP.
@@ -380,7 +381,7 @@ class CAB(nnx.Module):
         return x * jax.nn.sigmoid(self.gate_out(jax.nn.relu(self.gate_in(pooled))))
 
 
-class OCAB(nnx.Module):
+class OCAB(Block):
     """Overlapping cross-attention block (HAT): keys from windows half as large again.
 
     Keys and values beyond the map are zeros that are not masked: they take their share

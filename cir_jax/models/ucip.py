@@ -34,6 +34,7 @@ from jaxtyping import Array, Float, Int
 
 from cir_jax.errors import UserError, unknown
 from cir_jax.models.layers import (
+    Block,
     DepthwiseConv,
     LayerNorm,
     Linear,
@@ -393,7 +394,7 @@ def makes_offsets(depth: int, offset_every: int) -> list[bool]:
     return [j % offset_every == 0 and j < depth - 1 for j in range(depth)]
 
 
-class PTMM(nnx.Module):
+class PTMM(Block):
     """Prompt-guided token mixing module: ATM, feed-forward network, modulation."""
 
     def __init__(

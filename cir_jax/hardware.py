@@ -1,0 +1,34 @@
+"""What the devices could do at best, to compare with."""
+
+from collections.abc import Mapping
+
+import jax
+
+PEAK: Mapping[str, float] = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA V100": 125e12,
+}
+"""FLOP/s of a device in half precision without sparsity, as its maker's data sheet has
+it, by the start of JAX's `device_kind`; the first that fits."""
+
+
+def peak(device: jax.Device) -> float | None:
+    """FLOP/s at most; None where it is not known, as of CPUs."""
+    kinds = [kind for kind in PEAK if device.device_kind.startswith(kind)]
+    return PEAK[kinds[0]] if kinds else None
+
+
+def count(number: float | int, unit: str = "") -> str:
+    """A large number in three digits: 1.23 G and its unit."""
+    for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {prefix}{unit}"
+    return f"{number:.3g} {unit}".strip()

@@ -1,0 +1,188 @@
+"""The training step: what a batch changes, and how that runs on the mesh."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Int32, UInt8
+from ml_collections import ConfigDict
+
+from cir_jax import device_metrics, optimizers, parallel
+from cir_jax.losses import parse_loss
+from cir_jax.rematerialise import rematerialise
+
+HIGHEST = 100.0
+"""PSNR of a patch at most, dB, in the mean that training logs."""
+
+Batch = Mapping[str, UInt8[Array, "b _ _ 3"] | Int32[Array, " b"]]
+Step = Callable[["TrainState", Batch], tuple["TrainState", dict[str, Array]]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class TrainState:
+    """Everything that a step changes.
+
+    There is no random state: whatever is random is a function of the config's seed and
+    the step, which is also the position in the data (global batches consumed).
+
+    Attributes:
+        step: steps done, an int32 scalar.
+        params: the model's parameters, a nested dict of float32 arrays.
+        opt_state: the optimizer's state.
+        ema: exponential moving average of the parameters.
+    """
+
+    step: Any
+    params: Any
+    opt_state: Any
+    ema: Any
+
+
+def make_step(
+    graphdef: nnx.GraphDef,
+    loss: Callable,
+    transformation: optax.GradientTransformation,
+    ema_decay: float,
+    trainable: Sequence[str] = (),
+    *,
+    accumulate: int = 1,
+    policy: str = "none",
+    mesh: Mesh | None = None,
+) -> Step:
+    """The pure training step: a state and a batch to the next state and its metrics.
+
+    A batch's "codec" goes to the model. Parameters that are not `trainable` (see
+    `optimizers.trained`) get no gradient, so that the compiler leaves out its making.
+
+    Args:
+        graphdef: of the model.
+        loss: of restored and clean images.
+        transformation: the optimizer.
+        ema_decay: of the average of the parameters.
+        trainable: see above; all when empty.
+        accumulate: passes that a batch is computed in, one after another; the gradient
+            is their mean.
+        policy: what is computed again, see rematerialise.py.
+        mesh: on which the state is cut, if it is; the parameters are put together for
+            the passes, and their gradient is cut again.
+    """
+
+    def place(params, cut: bool):
+        if mesh is None or mesh.shape["fsdp"] == 1:
+            return params
+        whole = parallel.replicated(mesh)
+        shardings = parallel.state_shardings(mesh, params) if cut else whole
+        return jax.lax.with_sharding_constraint(params, shardings)
+
+    def loss_of(params, batch: Batch):
+        degraded, clean = (batch[n] / jnp.float32(255) for n in ("degraded", "clean"))
+        known = {"codec": batch["codec"]} if "codec" in batch else {}
+        model = nnx.merge(graphdef, params)
+        rematerialise(model, policy)
+        seen = slice(model.channels)  # grey is stored in three channels
+        restored = model(degraded[..., seen], **known)
+        psnr = device_metrics.psnr(clean[..., seen], restored)
+        # A patch without any error would make the mean infinite.
+        return loss(restored, clean[..., seen]), jnp.minimum(psnr, HIGHEST).mean()
+
+    def passed(params, batch: Batch):
+        (value, psnr), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            params, batch
+        )
+        gradients = jax.tree.map(
+            lambda trained, gradient: gradient if trained else jnp.zeros_like(gradient),
+            optimizers.trained(gradients, trainable),
+            gradients,
+        )
+        return {"loss": value, "psnr": psnr}, place(gradients, cut=True)
+
+    def all_passes(params, batch: Batch):
+        params = place(params, cut=False)
+        if accumulate == 1:
+            return passed(params, batch)
+        # Every pass takes images of every device, so that none of them moves.
+        passes = jax.tree.map(
+            lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
+        )
+        shapes = jax.eval_shape(passed, params, jax.tree.map(lambda x: x[0], passes))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, passed(params, part)), None
+
+        total, _ = jax.lax.scan(add, zeros, passes)
+        return jax.tree.map(lambda x: x / accumulate, total)
+
+    def step(state: TrainState, batch: Batch):
+        metrics, gradients = all_passes(state.params, batch)
+        updates, opt_state = transformation.update(
+            gradients, state.opt_state, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        # A young average follows quickly, or it would remember the initialisation.
+        age = state.step.astype(jnp.float32)
+        decay = jnp.minimum(ema_decay, (1 + age) / (10 + age))
+        # In this form an average of what does not change is that, to the last bit.
+        ema = jax.tree.map(
+            lambda old, p: old + (1 - decay) * (p - old), state.ema, params
+        )
+        metrics |= {"gradient_norm": optax.tree.norm(gradients)}
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
+
+    return step
+
+
+def jit_step(
+    config: ConfigDict,
+    graphdef: nnx.GraphDef,
+    transformation: optax.GradientTransformation,
+    mesh: Mesh,
+    state: TrainState,
+) -> Any:
+    """The step as it runs: to be lowered for the mesh, the old state's memory reused.
+
+    Args:
+        config: the experiment.
+        graphdef: of the model.
+        transformation: the optimizer.
+        mesh: see `parallel.make_mesh`.
+        state: of arrays or their shapes.
+    """
+    step = make_step(
+        graphdef,
+        parse_loss(config.loss),
+        transformation,
+        config.ema_decay,
+        config.trainable,
+        accumulate=config.accumulate,
+        policy=config.rematerialise,
+        mesh=mesh,
+    )
+    shardings = parallel.state_shardings(mesh, state)
+    on_all = parallel.replicated(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(shardings, parallel.batch_sharding(mesh, config.batch_size)),
+        out_shardings=(shardings, on_all),
+        donate_argnums=0,
+    )
+
+
+def initial_state(
+    params: Mapping[str, Any], transformation: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """The state before the first step, on the mesh, in memory of its own."""
+
+    def initial(params):
+        average = jax.tree.map(jnp.copy, params)
+        step = jnp.zeros((), jnp.int32)
+        return TrainState(step, params, transformation.init(params), average)
+
+    shardings = parallel.state_shardings(mesh, jax.eval_shape(initial, params))
+    return jax.jit(initial, out_shardings=shardings)(params)
