@@ -1,4 +1,7 @@
-"""Trains ten steps on all devices and prints the losses; run by test_main.py."""
+"""Trains ten steps on all devices; run by test_main.py.
+
+ten_steps.py RECORDS FSDP prints the losses and what the state takes of a device.
+"""
 
 import itertools
 import json
@@ -28,7 +31,18 @@ batches = pairs.batches(
     records, seed=0, start=0, batch_size=8, patch=32, grid_phase="random"
 )
 losses = []
-for batch in itertools.islice(batches, 10):
-    state, metrics = step(state, parallel.to_devices(batch, split))
+for batch in parallel.on_devices(itertools.islice(batches, 10), split):
+    state, metrics = step(state, batch)
     losses.append(float(metrics["loss"]))
-print(json.dumps({"devices": mesh.size, "losses": losses}))
+trained = {"params": state.params, "optimizer": state.opt_state, "average": state.ema}
+print(
+    json.dumps(
+        {
+            "devices": mesh.size,
+            "losses": losses,
+            "bytes": {
+                name: parallel.bytes_per_device(tree) for name, tree in trained.items()
+            },
+        }
+    )
+)
