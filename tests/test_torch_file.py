@@ -1,0 +1,658 @@
+import contextlib
+import os
+import pickle
+import struct
+import sys
+import tracemalloc
+import types
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from cir_jax import torch_file
+from cir_jax.errors import UserError
+
+DTYPES = [
+    *("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8"),
+    *("uint8", "bool", "complex64", "complex128"),
+]
+TREE = {
+    "epoch": 3,
+    "step": 2**40,
+    "lr": 1e-4,
+    "name": "käse",
+    "none": None,
+    "flags": [True, False, []],
+    "betas": (0.9, 0.999),
+    "empty": {},
+    "deep": {"er": {"x": (1, [2, ()])}},
+}
+
+
+def assert_same(one, other):
+    assert (one.dtype, one.shape) == (other.dtype, other.shape)
+    assert one.tobytes() == other.tobytes()
+
+
+# --- what is written is read ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (), (0, 3), (2, 1, 2, 1, 2)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_arrays_come_back(tmp_path, dtype, shape):
+    count = int(np.prod(shape))
+    array = np.arange(count).reshape(shape).astype(dtype)
+    torch_file.write(tmp_path / "a.pth", {"x": array, "y": array.T})
+    back = torch_file.read(tmp_path / "a.pth")
+    assert_same(back["x"], array)
+    assert_same(back["y"], array.T.copy())
+
+
+def test_plain_values_come_back(tmp_path):
+    torch_file.write(tmp_path / "a.pth", TREE)
+    assert torch_file.read(tmp_path / "a.pth") == TREE
+
+
+def test_the_file_is_laid_out_as_torch_does(tmp_path):
+    path = tmp_path / "a.pth"
+    torch_file.write(path, {"x": np.ones(3, np.float32), "y": np.ones(5, np.int8)})
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert archive.read("archive/version") == b"3\n"
+        for info in archive.infolist():
+            names = struct.unpack_from("<26xHH", data, info.header_offset)
+            assert (info.header_offset + 30 + sum(names)) % 64 == 0
+            assert info.compress_type == zipfile.ZIP_STORED
+
+
+def test_the_same_value_gives_the_same_bytes(tmp_path):
+    for name in "ab":
+        torch_file.write(tmp_path / name, {"x": np.arange(6.0), **TREE})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("value", [{1, 2}, np.float64(1), np.ones(2, "u2"), b"x"])
+def test_what_torch_cannot_hold_is_not_written(tmp_path, value):
+    with pytest.raises(UserError, match=r"a\.pth cannot hold a value of type"):
+        torch_file.write(tmp_path / "a.pth", {"x": {"y": [value]}})
+    assert not list(tmp_path.iterdir())
+
+
+# --- files made by hand --------------------------------------------------------------
+
+
+def plain(value):
+    return pickle.dumps(value, protocol=2)[2:-1]
+
+
+def reference(name):
+    return b"c%b\n" % name.replace(" ", "\n").encode()
+
+
+ORDERED_DICT = reference("collections OrderedDict") + b")R"
+OFFSET, SHAPE, STRIDES = 0, (2, 3), (3, 1)
+
+
+def storage(key="0", size=6, kind="torch FloatStorage"):
+    parts = plain("storage"), reference(kind), *map(plain, (key, "cpu", size))
+    return b"(" + b"".join(parts) + b"tQ"
+
+
+def tensor(
+    stored=None,
+    offset=OFFSET,
+    shape=SHAPE,
+    strides=STRIDES,
+    function="torch._utils _rebuild_tensor_v2",
+    extra=b"",
+):
+    view = b"".join(map(plain, (offset, shape, strides, False)))
+    stored = storage() if stored is None else stored
+    return reference(function) + b"(" + stored + view + ORDERED_DICT + extra + b"tR"
+
+
+NUMBERS = np.arange(6, dtype="<f4")
+
+
+def make(path, program, storages=(NUMBERS,), **members):
+    """A torch zip file with a program, between its start and stop, as its pickle."""
+    members = {"data.pkl": b"\x80\x02" + program + b"."} | members
+    members |= {f"data/{key}": array.tobytes() for key, array in enumerate(storages)}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            if data is not None:
+                archive.writestr(f"archive/{name}", data)
+    return path
+
+
+@pytest.fixture
+def read(tmp_path):
+    def call(program, *arguments, **members):
+        path = make(tmp_path / "a.pth", program, *arguments, **members)
+        return torch_file.read(path)
+
+    return call
+
+
+def listed(*programs):
+    return b"](" + b"".join(programs) + b"e"
+
+
+def test_views_share_their_storage_and_are_read_only(read):
+    whole, part, turned = read(
+        listed(
+            tensor(),
+            tensor(offset=1, shape=(2,), strides=(3,)),
+            tensor(shape=(3, 2), strides=(1, 3)),
+        )
+    )
+    np.testing.assert_array_equal(whole, NUMBERS.reshape(2, 3))
+    np.testing.assert_array_equal(part, [1, 4])
+    np.testing.assert_array_equal(turned, whole.T)
+    assert np.shares_memory(whole, part) and np.shares_memory(whole, turned)
+    assert not whole.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "offset"),
+    [((0,), (1,), 6), ((0, 3), (3, 1), 0), ((2, 0), (1, 1), 5), ((), (), 5)],
+)
+def test_views_at_the_end_of_a_storage(read, shape, strides, offset):
+    assert read(tensor(shape=shape, strides=strides, offset=offset)).shape == shape
+
+
+def test_parameters_and_what_lightning_adds(read):
+    parameter = reference("torch._utils _rebuild_parameter")
+    metadata = b"}" + plain("_metadata") + b"}sb"
+    state_dict, *values = read(
+        listed(
+            ORDERED_DICT
+            + plain("x")
+            + parameter
+            + b"("
+            + tensor()
+            + b"\x88)tRs"
+            + metadata,
+            reference("torch Size") + plain(((2, 3),)) + b"R",
+            reference("torch device") + plain(("cuda", 0)) + b"R",
+            reference("torch bfloat16"),
+            reference("collections Counter") + plain(({5: 1},)) + b"R",
+        )
+    )
+    np.testing.assert_array_equal(state_dict["x"], NUMBERS.reshape(2, 3))
+    assert values == [(2, 3), "cuda", np.dtype(ml_dtypes.bfloat16), {5: 1}]
+
+
+def test_untyped_storages(read):
+    array = np.arange(6, dtype="<u2")
+    program = tensor(
+        storage(size=12, kind="torch.storage UntypedStorage"),
+        function="torch._utils _rebuild_tensor_v3",
+        extra=reference("torch uint16"),
+    )
+    assert_same(read(program, [array]), array.reshape(2, 3))
+
+
+def test_later_pickle_protocols(tmp_path):
+    value = pickle.dumps(TREE, protocol=4)[2:-1]
+    assert torch_file.read(make(tmp_path / "a.pth", value)) == TREE
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_other_byte_order(tmp_path, dtype):
+    array = np.arange(6).reshape(2, 3).astype(dtype)
+    torch_file.write(tmp_path / "a.pth", {"x": array})
+    with zipfile.ZipFile(tmp_path / "a.pth") as archive:
+        program = archive.read("archive/data.pkl")[2:-1]
+    order = {"little": b"big", "big": b"little"}[sys.byteorder]
+    path = make(tmp_path / "b.pth", program, [array.byteswap()], byteorder=order)
+    assert_same(torch_file.read(path)["x"], array)
+
+
+def test_files_without_checksums_are_read(tmp_path):
+    path = tmp_path / "a.pth"
+    torch_file.write(path, {"x": NUMBERS})
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        position = archive.start_dir
+        for info in archive.infolist():
+            data[position + 16 : position + 20] = bytes(4)
+            position += 46 + len(info.filename) + len(info.extra)
+    path.write_bytes(data)
+    assert_same(torch_file.read(path)["x"], NUMBERS)
+
+
+# --- hostile pickles -----------------------------------------------------------------
+
+
+def system(canary):
+    return f"touch {canary}"
+
+
+RUNS = {
+    "GLOBAL": lambda c: reference("os system") + plain((system(c),)) + b"R",
+    "STACK_GLOBAL": lambda c: (
+        plain("os") + plain("system") + b"\x93" + plain((system(c),)) + b"R"
+    ),
+    "INST": lambda c: b"(" + plain(system(c)) + b"ios\nsystem\n",
+    "OBJ": lambda c: b"(" + reference("os system") + plain(system(c)) + b"o",
+    "builtins": lambda c: (
+        reference("builtins eval") + plain((f"open({str(c)!r}, 'w')",)) + b"R"
+    ),
+    "in a dict": lambda c: (
+        b"}" + plain("x") + reference("os system") + plain((system(c),)) + b"Rs"
+    ),
+    "BUILD": lambda c: (
+        reference("types SimpleNamespace")
+        + b")\x81"
+        + (reference("os system") + plain((system(c),)) + b"R")
+        + b"b"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_no_code_runs(tmp_path, read, name):
+    canary = tmp_path / "canary"
+    program = RUNS[name](canary)
+    with contextlib.suppress(Exception):
+        pickle.loads(b"\x80\x04" + program + b".")
+    assert canary.exists()  # Python's own machine runs it
+    canary.unlink()
+    refused = r"a\.pth holds '(os system|builtins eval|types .*)', which"
+    with pytest.raises(UserError, match=refused + r".*: on a machine where you trust"):
+        read(program)
+    assert not canary.exists()
+
+
+DEEP = b"(" * 9 + b"t" * 9
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (tensor(reference("os system") + plain(("true",)) + b"R"), "holds 'os system'"),
+        (
+            tensor(function="torch._utils _rebuild_nested"),
+            "holds 'torch._utils _rebuild",
+        ),
+        (
+            reference("torch.nn.modules.linear Linear") + b")\x81",
+            "torch.nn.modules.lin",
+        ),
+        (reference("a\x1b[31m b"), r"holds 'a\\x1b\[31m b', which"),
+        (tensor() + plain({"shape": (9,)}) + b"b", "holds 'BUILD'"),
+        (tensor() + plain((1, (9,), None, False, b"")) + b"b", "holds"),
+        (
+            reference("torch FloatStorage") + plain((None, {"name": 1})) + b"b",
+            "'BUILD'",
+        ),
+        (reference("collections OrderedDict") + b"]\x85R", "damaged"),
+        (reference("collections OrderedDict") + b")\x81", "holds 'NEWOBJ'"),
+        (b"(icollections\nOrderedDict\n", "holds 'collections OrderedDict'"),
+        (b"\x82\x01", "holds 'EXT1'"),
+        (plain("os system") + b")R", "damaged"),
+        (reference("torch FloatStorage") + b")R", "damaged"),
+        (tensor(plain("0")), "damaged"),
+        (tensor(b"(" + plain("storage") + b"tQ"), "damaged"),
+        (tensor(storage(kind="torch Size")), "damaged"),
+        (tensor(storage(key=0)), "damaged"),
+        (tensor(storage(key="1")), "has no member 'data/1'"),
+        (tensor(storage(key="../data.pkl")), r"has no member 'data/\.\./data\.pkl'"),
+        (tensor(storage(size=7)), "damaged.*storage 0 is not as long"),
+        (tensor(storage(size=5)), "damaged.*storage 0 is not as long"),
+        (tensor(storage(kind="torch DoubleStorage")), "storage 0 is not as long"),
+        (tensor(storage(size=None)), "damaged"),
+        (tensor(shape=(2, 4)), "more elements than are stored"),
+        (tensor(shape=(1 << 40,), strides=(0,)), "more elements than are stored"),
+        (tensor(strides=(4, 1)), "reaches outside its storage"),
+        (tensor(offset=1), "reaches outside its storage"),
+        (tensor(offset=1 << 62), "reaches outside its storage"),
+        (tensor(shape=(5,), strides=(1 << 62,)), "reaches outside its storage"),
+        (tensor(offset=7, shape=(0,), strides=(1,)), "damaged"),
+        (tensor(offset=-1), "without a shape, strides or an offset"),
+        (tensor(shape=(-2, -3)), "without a shape, strides or an offset"),
+        (tensor(strides=(-3, 1)), "without a shape, strides or an offset"),
+        (tensor(shape=(2.0, 3)), "without a shape, strides or an offset"),
+        (tensor(shape=(1,) * 65, strides=(1,) * 65), "without a shape"),
+        (tensor(shape=(6,)), "damaged"),
+        (tensor(shape=None), "damaged"),
+        (tensor(extra=plain({"conj": True})), "no plain view"),
+        (tensor(extra=plain({"conj": True}) * 9), "damaged"),
+        (b"}" + DEEP + b"Ns", "a dict's key"),
+        (b"}" + tensor() + b"Ns", "a dict's key"),
+        (b"}(Nu", "damaged"),
+        (b"](Nu", "damaged"),
+        (b"]q\x00h\x00a", "too deep within the other"),
+        (b"]" * 200 + b"a" * 199, "too deep within the other"),
+        (b"]" + (b"q\x00](" + b"h\x00" * 9 + b"e") * 30, "too many values"),
+        (b"h\x07", "damaged"),
+        (b"R", "damaged"),
+        (b"t", "damaged"),
+        (b"", "damaged"),
+        (b"\xff", "damaged"),
+        (b"X\xff\xff\xff\xffabc", "damaged"),
+        (b"X\x01\x00\x00\x00\xff", "damaged"),
+        (b"I" + b"9" * 5000 + b"\n", "damaged"),
+        (bytes(1 << 24), "16777219 bytes beside its tensors: on a machine"),
+    ],
+)
+def test_hostile_pickles_are_refused(read, program, words):
+    with pytest.raises(UserError, match=words) as caught:
+        read(program)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_memo_index_costs_no_memory(read):
+    program = b"]r\xff\xff\xff\x7f" + b"j\xff\xff\xff\x7f"
+    tracemalloc.start()
+    assert read(program) == []
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+# --- damaged and hostile files -------------------------------------------------------
+
+
+@pytest.fixture
+def whole(tmp_path):
+    program = b"}" + plain("x") + tensor() + b"s"
+    return make(tmp_path / "a.pth", program, byteorder=b"little")
+
+
+def test_every_truncation_is_refused(whole):
+    data = whole.read_bytes()
+    for size in range(len(data)):
+        whole.write_bytes(data[:size])
+        with pytest.raises(UserError, match=r"a\.pth is (truncated|no PyTorch)"):
+            torch_file.read(whole)
+
+
+@pytest.mark.parametrize("flip", [0x01, 0xFF])
+def test_every_flipped_byte_is_refused_or_without_effect(whole, flip):
+    data = whole.read_bytes()
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= flip
+        whole.write_bytes(damaged)
+        try:
+            assert_same(torch_file.read(whole)["x"], NUMBERS.reshape(2, 3))
+        except UserError as error:
+            assert "\n" not in str(error)
+
+
+def test_a_flipped_byte_of_a_tensor_is_named(whole):
+    data = whole.read_bytes()
+    whole.write_bytes(data.replace(NUMBERS.tobytes(), NUMBERS[::-1].tobytes()))
+    with pytest.raises(UserError, match="is damaged in its member 'data/0'"):
+        torch_file.read(whole)
+
+
+def test_storages_cannot_be_missing_or_short(tmp_path):
+    with pytest.raises(UserError, match="has no member 'data/0'"):
+        torch_file.read(make(tmp_path / "a.pth", tensor(), []))
+    with pytest.raises(UserError, match="storage 0 is not as long"):
+        torch_file.read(make(tmp_path / "a.pth", tensor(), [NUMBERS[:5]]))
+
+
+def test_other_zip_files_are_refused(tmp_path):
+    path = make(tmp_path / "a.pth", tensor(), **{"data.pkl": None})
+    with pytest.raises(UserError, match=r"has no member 'data\.pkl': get it as torch"):
+        torch_file.read(path)
+    path = make(
+        tmp_path / "a.pth", tensor(), **{"constants.pkl": b"", "code/a.py": b""}
+    )
+    with pytest.raises(UserError, match=r"is a TorchScript program.*state_dict\(\)"):
+        torch_file.read(path)
+
+
+def test_compressed_members_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(1 << 20))
+    with pytest.raises(UserError, match=r"a\.pth has a compressed member"):
+        torch_file.read(tmp_path / "a.pth")
+
+
+def test_overlapping_members_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02N.")
+        archive.writestr("archive/data/0", bytes(64))
+        first, second = archive.infolist()
+        second.header_offset = first.header_offset
+    with pytest.raises(UserError, match="overlap"):
+        torch_file.read(tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02N.")
+        archive.infolist()[0].file_size = 1 << 40
+    with pytest.raises(UserError, match="reaches beyond the end of the file"):
+        torch_file.read(tmp_path / "a.pth")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("folder", ["archive", "other"])
+def test_members_of_one_name_are_refused(tmp_path, folder):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02N.")
+        archive.writestr(f"{folder}/data.pkl", b"\x80\x02N.")
+    with pytest.raises(UserError, match=r"not clear which member is data\.pkl"):
+        torch_file.read(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("data", [b"", b"P", b"{}", b"\x80\x04N.", bytes(1000)])
+def test_other_files_are_refused(tmp_path, data):
+    (tmp_path / "a.pth").write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.pth is no PyTorch file"):
+        torch_file.read(tmp_path / "a.pth")
+
+
+def test_what_cannot_be_opened_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"a\.pth cannot be read \(No such file"):
+        torch_file.read(tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory"):
+        torch_file.read(tmp_path)
+
+
+# --- files of before torch 1.6 -------------------------------------------------------
+
+MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+TAR = bytes(257) + b"ustar" + bytes(250)
+
+
+@pytest.mark.parametrize("data", [MAGIC, TAR])
+@pytest.mark.parametrize(
+    ("torch", "words"),
+    [
+        (None, r"of before torch 1\.6.*pip install 'cir_jax\[convert\]'"),
+        (
+            types.SimpleNamespace(__version__="2.5.1+cu124"),
+            r"torch 2\.5\.1.*CVE-2025-32",
+        ),
+    ],
+)
+def test_older_files_take_a_torch_that_is_safe(
+    tmp_path, monkeypatch, data, torch, words
+):
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    (tmp_path / "a.pth").write_bytes(data)
+    with pytest.raises(UserError, match=words):
+        torch_file.read(tmp_path / "a.pth")
+
+
+# --- with torch ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+class Hostile:
+    def __init__(self, canary):
+        self.command = f"touch {canary}"
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def save(torch, path, value, **options):
+    torch.save(value, path, **options)
+    return path
+
+
+def check(ours, theirs, torch):
+    """The two trees are the same."""
+    if isinstance(theirs, torch.Tensor):
+        theirs = theirs.detach()
+        assert ours.shape == tuple(theirs.shape)
+        assert f"torch.{ours.dtype}" == str(theirs.dtype)
+        flat = theirs.contiguous().reshape(-1).view(torch.uint8)
+        assert ours.tobytes() == flat.numpy().tobytes()
+    elif isinstance(theirs, dict):
+        assert list(ours) == list(theirs)
+        for key in theirs:
+            check(ours[key], theirs[key], torch)
+    elif isinstance(theirs, list | tuple):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            check(one, other, torch)
+    else:
+        assert ours == theirs
+
+
+def checkpoint(torch):
+    """What a training saves: a Lightning checkpoint with everything in it."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    network.register_buffer("index", torch.arange(5))
+    network[0].tied = network[0].weight
+    optimizer = torch.optim.AdamW(network.parameters())
+    network(torch.ones(2, 3, 5, 5)).square().sum().backward()
+    optimizer.step()
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [5, 9])
+    whole = torch.arange(24).reshape(4, 6)
+    return {
+        "state_dict": network.state_dict(),
+        "parameters": list(network.parameters()),
+        "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": [schedule.state_dict()],
+        "half": network.half().state_dict(),
+        "bfloat16": network.bfloat16().state_dict(),
+        "views": [whole, whole.T, whole[1:, ::2], whole[4:], whole[2, 3]],
+        "dtypes": [torch.ones(3, 0).to(getattr(torch, name)) for name in DTYPES],
+        "numbers": [torch.arange(3).to(getattr(torch, name)) for name in DTYPES],
+        "unsigned": torch.arange(3).to(torch.uint16),
+        "callbacks": {"ModelCheckpoint{'monitor': None}": {"best": torch.tensor(1.0)}},
+        "hyper_parameters": {"shape": [1, 2], "betas": (0.9, 0.99), "name": None},
+        "shape": whole.shape,
+        "epoch": 3,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_what_torch_saves_is_read(tmp_path, torch, protocol):
+    value = checkpoint(torch)
+    path = save(torch, tmp_path / "a.pth", value, pickle_protocol=protocol)
+    ours = torch_file.read(path)
+    check(ours, value, torch)
+    assert np.shares_memory(*ours["views"][:2])
+    tied = ours["state_dict"]
+    assert np.shares_memory(tied["0.weight"], tied["0.tied"])
+
+
+@pytest.mark.slow
+def test_what_torch_saves_in_its_older_format_is_read(tmp_path, torch):
+    value = checkpoint(torch)
+    del value["unsigned"]  # that format has none
+    options = {"_use_new_zipfile_serialization": False}
+    ours = torch_file.read(save(torch, tmp_path / "a.pth", value, **options))
+    check(ours, value, torch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_hostile_torch_file_is_refused(tmp_path, torch, zipped):
+    canary, path = tmp_path / "canary", tmp_path / "a.pth"
+    for value, name in [
+        (Hostile(canary), "posix.system"),
+        (torch.nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
+        (np.float64(1), "numpy._core.multiarray.scalar"),
+    ]:
+        torch.save({"x": value}, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(UserError, match=name.replace(".", "[. ]")) as caught:
+            torch_file.read(path)
+        assert "\n" not in str(caught.value)
+    assert not canary.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zipped", [True, False])
+def test_expanded_tensors_of_torch_are_refused(tmp_path, torch, zipped):
+    value = torch.ones(1).expand(1 << 40)
+    options = {"_use_new_zipfile_serialization": zipped}
+    path = save(torch, tmp_path / "a.pth", [value], **options)
+    with pytest.raises(UserError, match="more elements than are stored"):
+        torch_file.read(path)
+
+
+@pytest.mark.slow
+def test_older_files_that_are_damaged_are_refused(tmp_path, torch):
+    path = save(torch, tmp_path / "a.pth", [1], _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    for size in range(14, len(data)):
+        path.write_bytes(data[:size])
+        with pytest.raises(
+            UserError, match=r"a\.pth is not read with torch \('"
+        ) as caught:
+            torch_file.read(path)
+        assert "\n" not in str(caught.value)
+    path.write_bytes(TAR)
+    with pytest.raises(UserError, match="not read with torch"):
+        torch_file.read(path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+def test_a_torchscript_program_is_refused(tmp_path, torch):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "a.pth")
+    with pytest.raises(UserError, match="is a TorchScript program"):
+        torch_file.read(tmp_path / "a.pth")
+
+
+@pytest.mark.slow
+def test_files_without_torch_s_checksums_are_read(tmp_path, torch):
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = save(torch, tmp_path / "a.pth", [torch.arange(3)])
+    finally:
+        torch.serialization.set_crc32_options(True)
+    np.testing.assert_array_equal(torch_file.read(path)[0], np.arange(3))
+
+
+@pytest.mark.slow
+def test_torch_reads_what_is_written(tmp_path, torch):
+    path = tmp_path / "a.pth"
+    numbers = np.arange(6).reshape(2, 3)
+    arrays = {name: numbers.astype(name) for name in DTYPES}
+    arrays |= {"turned": numbers.T, "scalar": numbers[1, 1], "empty": numbers[2:]}
+    arrays["scalar"] = np.asarray(arrays["scalar"])
+    torch_file.write(path, {"arrays": arrays, **TREE})
+    back = torch.load(path, weights_only=True)
+    check(arrays, back.pop("arrays"), torch)
+    assert back == TREE
+
+
+@pytest.mark.slow
+def test_torch_s_modules_take_what_is_written(tmp_path, torch):
+    source, target = (
+        torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+        for _ in range(2)
+    )
+    arrays = {name: x.numpy() for name, x in source.state_dict().items()}
+    torch_file.write(tmp_path / "a.pth", arrays)
+    target.load_state_dict(torch.load(tmp_path / "a.pth", weights_only=True))
+    check(arrays, target.state_dict(), torch)
+    torch.load(tmp_path / "a.pth", weights_only=True, mmap=True)
