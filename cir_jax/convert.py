@@ -17,7 +17,7 @@ from flax.typing import Dtype
 from cir_jax.differences import check_fits
 from cir_jax.errors import UserError
 from cir_jax.hyper_parameters import infer_config, network_name
-from cir_jax.models import abstract_model, layers, promptcir, ucip
+from cir_jax.models import abstract_model, layers, promptcir, promptir, restormer, ucip
 from cir_jax.ops.window_attention import relative_position_index
 from cir_jax.state_dicts import without_wrappers
 
@@ -39,6 +39,8 @@ _RENAMED: dict[type, dict[str, str]] = {
         "gate_in": "cab.3.attention.1",
         "gate_out": "cab.3.attention.3",
     },
+    promptir.PromptIR: {"patch_embed_input": "patch_embed.proj"},
+    restormer.Restormer: {"patch_embed": "patch_embed.proj"},
     ucip.UCIP: {"patch_embed": "patch_embed.proj", "head": ""},
     ucip.PTMB: {"blocks": ""},
     ucip.SPADE: {"mlp_shared": "mlp_shared.0"},
@@ -75,6 +77,11 @@ _LAYOUTS: dict[tuple[type, str], _Layout] = {
     (layers.LayerNorm, "scale"): _Layout("weight", _same, _same),
     (promptcir.DPM, "prompt"): _Layout(
         "prompt", lambda x: x[None, ..., None, None], lambda x: x[0, ..., 0, 0]
+    ),
+    (promptir.PromptBlock, "prompt_param"): _Layout(
+        "prompt_param",
+        lambda x: x.transpose(0, 3, 1, 2)[None],
+        lambda x: x[0].transpose(0, 2, 3, 1),
     ),
     (ucip.DPM, "prompt"): _Layout(
         "prompt", lambda x: x[:, :, None, None], lambda x: x[:, :, 0, 0]

@@ -85,6 +85,31 @@ def _promptcir_config(shapes: Shapes) -> dict[str, Any]:
     }
 
 
+def _restormer_config(shapes: Shapes) -> dict[str, Any]:
+    levels = ["encoder_level1", "encoder_level2", "encoder_level3", "latent"]
+    with_bias = "latent.0.norm1.body.bias" in shapes
+    return {
+        "dim": shapes["patch_embed.proj.weight"][0],
+        "num_blocks": [_count(shapes, level) for level in levels],
+        "num_refinement_blocks": _count(shapes, "refinement"),
+        "heads": [shapes[f"{level}.0.attn.temperature"][0] for level in levels],
+        "ffn_expansion": _ffn_expansion(shapes),
+        "bias": "output.bias" in shapes,
+        "norm": "with_bias" if with_bias else "bias_free",
+        "channels": shapes["output.weight"][0],
+    }
+
+
+def _promptir_config(shapes: Shapes) -> dict[str, Any]:
+    banks = [shapes[f"prompt{level}.prompt_param"] for level in (1, 2, 3)]
+    return _restormer_config(shapes) | {
+        "prompt_length": banks[0][1],
+        "prompt_sizes": [bank[3] for bank in banks],
+        "prompt_dims": [bank[2] for bank in banks],
+        "prompt_heads": shapes["noise_level3.attn.temperature"][0],
+    }
+
+
 def _count(shapes: Shapes, prefix: str) -> int:
     """How many blocks `prefix.0`, `prefix.1`, ... there are."""
     start = prefix.count(".") + 1
@@ -146,10 +171,14 @@ def _offset_every(shapes: Shapes, depths: list[int]) -> int:
     raise UserError(f"no single interval gives the offset layers {there} of {depths}")
 
 
-# A tensor that only this network has -> its name, how to read its hyper-parameters.
+# A tensor by which a network is recognised -> its name, how to read its
+# hyper-parameters. Restormer has none of its own: PromptIR has all of them, and is
+# looked for first.
 _NETWORKS: dict[str, tuple[str, Callable[[Shapes], dict[str, Any]]]] = {
     "prompt1.basis_mlp.fc1.weight": ("promptcir", _promptcir_config),
     "prompts.0.basis_mlp.fc1.weight": ("ucip", _ucip_config),
+    "prompt1.prompt_param": ("promptir", _promptir_config),
+    "encoder_level1.0.attn.temperature": ("restormer", _restormer_config),
 }
 SIGNATURES = tuple(_NETWORKS)
 """Names of tensors by which networks are recognised."""

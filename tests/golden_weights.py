@@ -8,11 +8,14 @@ weights were made up from the names, by the rules below.
 import contextlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from flax import nnx
+
+from cir_jax.convert import from_state_dict
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -48,6 +51,32 @@ def _made_up(key: str, shape: tuple[int, ...]) -> np.ndarray:
         return z
     z = z / np.sqrt(np.float32(np.prod(shape[1:])))
     return 3 * z if "offset_layer" in key else z
+
+
+def assert_equals_official(name: str, taps: int, our_path: Callable = str) -> None:
+    """Asks that our network equal the official one, at its end and at `taps` modules.
+
+    `our_path` gives our path of an official module.
+    """
+    goldens, weights = load(name)
+    inner = {
+        our_path(key.removeprefix("tap:")): value
+        for key, value in goldens.items()
+        if key.startswith("tap:")
+    }
+    graph, state = nnx.split(from_state_dict(weights))
+
+    @jax.jit
+    def run(state, image):
+        model = nnx.merge(graph, state)
+        with recorded_outputs(model, list(inner)) as outputs:
+            return model(image), outputs
+
+    restored, outputs = run(state, goldens["x"])
+    assert len(outputs) == len(inner) == taps
+    for path, expected in inner.items():
+        assert_close(np.reshape(outputs[path], expected.shape), expected)
+    assert_close(restored, goldens["y"])
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from cir_jax.hyper_parameters import infer_config
 from cir_jax.models import abstract_model
 
 INDEX = "relative_position_index_"
+BLOCKS = {"dim": 16, "num_blocks": (1, 1, 1, 1), "num_refinement_blocks": 1}
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,9 @@ def state_dict():
             "ucip_tiny",
             {"width": 16, "depths": (4, 3), "prompt_dim": 16, "mlp_ratio": 2.0},
         ),
+        ("restormer_full", {}),
+        ("restormer_biasfree_tiny", BLOCKS | {"norm": "bias_free"}),
+        ("promptir_full", {}),
     ],
 )
 def test_official_names_and_shapes_are_ours(golden, config):
@@ -45,9 +49,25 @@ def test_official_names_and_shapes_are_ours(golden, config):
     assert infer_config(official) == model.config
 
 
-@pytest.mark.parametrize(("variant", "channels"), [("T", 3), ("XT", 1)])
-def test_every_hyper_parameter_is_inferred(variant, channels):
-    config = {"name": "promptcir", "variant": variant, "channels": channels}
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"name": "promptcir", "variant": "T"},
+        {"name": "promptcir", "variant": "XT", "channels": 1},
+        {"name": "restormer", "variant": "XT", "bias": True, "heads": (2, 1, 4, 2)},
+        {"name": "promptir", "variant": "T", "prompt_heads": 2, "channels": 1},
+        {
+            "name": "promptir",
+            "variant": "XT",
+            "bias": True,
+            "norm": "bias_free",
+            "prompt_length": 3,
+            "prompt_sizes": (5, 9, 2),
+            "prompt_dims": (4, 12, 8),
+        },
+    ],
+)
+def test_every_hyper_parameter_is_inferred(config):
     model = abstract_model(config)
     assert infer_config(official_shapes(model)) == model.config
 
@@ -77,8 +97,11 @@ def test_offset_layers_at_no_regular_interval_are_refused():
         infer_config(shapes)
 
 
-def test_ucip_comes_back_bit_for_bit():
-    weights = made_up_weights(keys("ucip_tiny"))
+@pytest.mark.parametrize(
+    "config", [{"variant": "XT"} | OFFICIAL, {"name": "promptir", "variant": "XT"}]
+)
+def test_official_weights_come_back_bit_for_bit(config):
+    weights = made_up_weights(official_shapes(abstract_model(config)))
     returned = to_state_dict(from_state_dict(weights))
     assert returned.keys() == weights.keys()
     for name, tensor in weights.items():

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from flax import nnx
 
 
 def assert_twins(fast, slow, *arguments, tolerance: float = 1e-5) -> None:
@@ -26,6 +27,17 @@ def assert_twins(fast, slow, *arguments, tolerance: float = 1e-5) -> None:
         assert ours.shape == theirs.shape
         np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(fast(*arguments), expected, tolerance, tolerance)
+
+
+def assert_bfloat16_is_close(block) -> None:
+    """Asks that a block of 8 channels compute in bfloat16 nearly what float32 gives."""
+    (x,) = arrays((1, 8, 8, 8))
+    exact, rounded = (
+        block(rngs=nnx.Rngs(0), dtype=dtype)(x.astype(dtype))
+        for dtype in ("float32", "bfloat16")
+    )
+    assert rounded.dtype == "bfloat16"
+    np.testing.assert_allclose(rounded.astype("float32"), exact, atol=0.05)
 
 
 def arrays(*shapes: tuple[int, ...], seed: int = 0) -> list[jax.Array]:

@@ -17,11 +17,12 @@ from cir_jax.errors import UserError, unknown
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 """The types that networks compute in, by name."""
 
+_SHARED = {"layers", "pooling", "prompted_unet"}  # files of no single network
+
 
 def model_names() -> list[str]:
-    """The names that `build_model` knows: the files beside this one."""
-    files = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name for name in files if name != "layers")
+    """The names that `build_model` knows: the networks' files beside this one."""
+    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - _SHARED)
 
 
 def build_model(

@@ -18,10 +18,10 @@ from flax import nnx
 from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float
 
-from cir_jax.errors import UserError
+from cir_jax.errors import UserError, unknown
 from cir_jax.ops.depthwise import depthwise_conv
 from cir_jax.ops.gated_gelu import gated_gelu
-from cir_jax.ops.layer_norm import layer_norm
+from cir_jax.ops.layer_norm import bias_free_layer_norm, layer_norm
 from cir_jax.ops.matmul import matmul
 from cir_jax.ops.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from cir_jax.ops.transposed_attention import transposed_attention
@@ -155,16 +155,28 @@ def _front(flat: Array, shape: tuple[int, ...]) -> Array:
     return flat[: math.prod(shape)].reshape(shape)
 
 
-class LayerNorm(nnx.Module):
-    """Layer norm over channels, with bias."""
+NORMS = ("with_bias", "bias_free")
+"""Layer norms by name: the usual one, and Restormer's that does not centre."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: Dtype):
+
+class LayerNorm(nnx.Module):
+    """Layer norm over channels, one of `NORMS`."""
+
+    def __init__(
+        self, channels: int, norm: str = "with_bias", *, rngs: nnx.Rngs, dtype: Dtype
+    ):
+        if norm not in NORMS:
+            raise unknown("norm", norm, NORMS)
+        with_bias = norm == "with_bias"
         self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32)) if with_bias else None
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-        return layer_norm(x.astype(self.dtype), self.scale[...], self.bias[...])
+        x = x.astype(self.dtype)
+        if self.bias is None:
+            return bias_free_layer_norm(x, self.scale[...])
+        return layer_norm(x, self.scale[...], self.bias[...])
 
 
 def conv3x3(
@@ -360,18 +372,35 @@ class TransformerBlock(Block):
         expansion: float,
         *,
         bias: bool = False,
+        norm: str = "with_bias",
         rngs: nnx.Rngs,
         dtype: Dtype,
     ):
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
-        self.norm1 = LayerNorm(channels, **options)
+        self.norm1 = LayerNorm(channels, norm, **options)
         self.attn = MDTA(channels, heads, bias=bias, **options)
-        self.norm2 = LayerNorm(channels, **options)
+        self.norm2 = LayerNorm(channels, norm, **options)
         self.ffn = GDFN(channels, expansion, bias=bias, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         x = x + self.attn(self.norm1(x))
         return x + self.ffn(self.norm2(x))
+
+
+def transformer_blocks(
+    channels: int, depth: int, heads: int, expansion: float, **options: Any
+) -> nnx.Sequential:
+    """`depth` Restormer blocks one behind the other, with the options of one."""
+    return nnx.Sequential(
+        *(TransformerBlock(channels, heads, expansion, **options) for _ in range(depth))
+    )
+
+
+def join(
+    x: Float[Array, "b h w c"], y: Float[Array, "b h w d"]
+) -> Float[Array, "b h w c+d"]:
+    """The channels of `x`, then those of `y`."""
+    return jnp.concatenate([x, y], axis=-1)
 
 
 class Downsample(nnx.Module):

@@ -2,10 +2,10 @@
 """PromptCIR: Blind Compressed Image Restoration with Prompt Learning (2404.17433).
 
 Li et al., winner of the NTIRE 2024 challenge on blind compressed image enhancement. A
-four-level U-Net that predicts what to add to the image: hybrid attention groups (HAT,
-2205.04437) where the resolution is high, Restormer blocks (2111.09881) where it is low,
-and prompts, mixed per pixel from a learnt bank, that tell the decoder how the image was
-compressed.
+four-level U-Net (prompted_unet.py) that predicts what to add to the image: hybrid
+attention groups (HAT, 2205.04437) where the resolution is high, Restormer blocks
+(2111.09881) where it is low, and prompts, mixed per pixel from a learnt bank, that tell
+the decoder how the image was compressed.
 
 This is the network of the released code, which goes beyond the paper's formula: the
 prompt bank has a second, seven-way axis ("tasks"), softly chosen per pixel too. What
@@ -26,19 +26,17 @@ from cir_jax.errors import UserError
 from cir_jax.models.layers import (
     GDFN,
     Block,
-    Downsample,
     LayerNorm,
     Linear,
     PointwiseConv,
-    RestorationModel,
-    TransformerBlock,
-    Upsample,
     check_heads,
     conv3x3,
     normal,
     parts,
+    transformer_blocks,
     uniform,
 )
+from cir_jax.models.prompted_unet import PromptedUNet
 from cir_jax.ops.prompt_mixing import mix_prompts
 from cir_jax.ops.window_attention import (
     merge,
@@ -74,10 +72,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 CAB_WEIGHT = 0.01  # HAT keeps the convolutions' share of a block small
 
 
-class PromptCIR(RestorationModel):
+class PromptCIR(PromptedUNet):
     """The whole network; its defaults are the released one's, 34,754,927 parameters."""
-
-    scale = 1
 
     def __init__(
         self,
@@ -119,111 +115,40 @@ class PromptCIR(RestorationModel):
         """
         if window_size % 4:
             raise UserError(f"window_size {window_size} is no multiple of 4")
-        self.dim = dim
-        self.num_blocks = tuple(num_blocks)
-        self.num_refinement_blocks = num_refinement_blocks
-        self.heads = tuple(heads)
-        self.ffn_expansion = ffn_expansion
         self.window_size = window_size
         self.num_tasks = num_tasks
         self.num_bases = tuple(num_bases)
-        self.prompt_dims = tuple(prompt_dims)
-        self.prompt_heads = prompt_heads
-        self.channels = channels
         # Level 4 has an eighth of the resolution, level 2 windows on half of it.
         self.multiple = max(8, 2 * window_size)
 
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
-        widths = [dim, 2 * dim, 4 * dim, 8 * dim]
 
-        def hybrid_group(width: int, level: int) -> RHAG:
+        def stage(width: int, level: int) -> nnx.Module:
             depth, h = num_blocks[level - 1], heads[level - 1]
+            if level > 2:
+                return transformer_blocks(width, depth, h, ffn_expansion, **options)
             return RHAG(width, depth, h, window_size, ffn_expansion, **options)
 
-        def restormer_blocks(width: int, depth: int, heads: int) -> nnx.Module:
-            return nnx.Sequential(
-                *(
-                    TransformerBlock(width, heads, ffn_expansion, **options)
-                    for _ in range(depth)
-                )
-            )
+        def prompt_block(width: int, level: int) -> DPM:
+            bank = (num_tasks, num_bases[level - 1], prompt_dims[level - 1])
+            return DPM(width, *bank, **options)
 
-        def prompt(level: int) -> tuple[DPM, TransformerBlock, PointwiseConv]:
-            # What comes out has the width that the next "up" layer expects.
-            inputs, outputs = widths[level], widths[min(level, 2)]
-            bases, width = num_bases[level - 1], prompt_dims[level - 1]
-            joint = inputs + width
-            return (
-                DPM(inputs, num_tasks, bases, width, **options),
-                TransformerBlock(joint, prompt_heads, ffn_expansion, **options),
-                PointwiseConv(joint, outputs, **options),
-            )
-
-        self.patch_embed_input = conv3x3(channels, dim, **options)
-        self.encoder_level1 = hybrid_group(widths[0], 1)
-        self.down1_2 = Downsample(widths[0], **options)
-        self.encoder_level2 = hybrid_group(widths[1], 2)
-        self.down2_3 = Downsample(widths[1], **options)
-        self.encoder_level3 = restormer_blocks(widths[2], num_blocks[2], heads[2])
-        self.down3_4 = Downsample(widths[2], **options)
-        self.latent = restormer_blocks(widths[3], num_blocks[3], heads[3])
-
-        self.prompt3, self.noise_level3, self.reduce_noise_level3 = prompt(3)
-        self.up4_3 = Upsample(widths[2], **options)
-        self.reduce_chan_level3 = PointwiseConv(6 * dim, widths[2], **options)
-        self.decoder_level3 = restormer_blocks(widths[2], num_blocks[2], heads[2])
-
-        self.prompt2, self.noise_level2, self.reduce_noise_level2 = prompt(2)
-        self.up3_2 = Upsample(widths[2], **options)
-        self.reduce_chan_level2 = PointwiseConv(4 * dim, widths[1], **options)
-        self.decoder_level2 = hybrid_group(widths[1], 2)
-
-        self.prompt1, self.noise_level1, self.reduce_noise_level1 = prompt(1)
-        self.up2_1 = Upsample(widths[1], **options)
-        self.decoder_level1 = hybrid_group(widths[1], 1)
-
-        self.refinement = restormer_blocks(widths[1], num_refinement_blocks, heads[0])
-        self.output = conv3x3(widths[1], channels, **options)
-
-    def __call__(self, image: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Restores images.
-
-        Args:
-            image: in [0, 1]; height and width are multiples of `multiple`.
-
-        Returns:
-            The restored images, about [0, 1], not clipped.
-
-        Raises:
-            UserError: the size is no multiple of `multiple`.
-        """
-        self.check_size(image)
-        encoded1 = self.encoder_level1(self.patch_embed_input(image))
-        encoded2 = self.encoder_level2(self.down1_2(encoded1))
-        encoded3 = self.encoder_level3(self.down2_3(encoded2))
-        x = self.latent(self.down3_4(encoded3))
-
-        x = self.noise_level3(_join(x, self.prompt3(x)))
-        x = self.up4_3(self.reduce_noise_level3(x))
-        x = self.decoder_level3(self.reduce_chan_level3(_join(x, encoded3)))
-
-        x = self.noise_level2(_join(x, self.prompt2(x)))
-        x = self.up3_2(self.reduce_noise_level2(x))
-        x = self.decoder_level2(self.reduce_chan_level2(_join(x, encoded2)))
-
-        x = self.noise_level1(_join(x, self.prompt1(x)))
-        x = self.up2_1(self.reduce_noise_level1(x))
-        x = self.decoder_level1(_join(x, encoded1))
-
-        x = self.output(self.refinement(x))
-        return image + x.astype(image.dtype)
+        super().__init__(
+            dim,
+            num_blocks,
+            num_refinement_blocks,
+            heads,
+            ffn_expansion,
+            prompt_dims,
+            prompt_heads,
+            channels,
+            stage,
+            prompt_block,
+            **options,
+        )
 
 
 Model = PromptCIR
-
-
-def _join(x: Array, y: Array) -> Array:
-    return jnp.concatenate([x, y], axis=-1)
 
 
 def _linear(inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Dtype) -> Linear:

@@ -1,4 +1,4 @@
-"""Layer norm over channels that keeps little for its gradient."""
+"""Layer norms over channels that keep little for their gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +27,43 @@ def layer_norm(
     return _forward(x, scale, bias)[0]
 
 
+@jax.custom_vjp
+def bias_free_layer_norm(
+    x: Float[Array, "*b c"], scale: Float[Array, " c"]
+) -> Float[Array, "*b c"]:
+    """`layer_norm` that does not centre: x / sqrt(variance + 1e-5) * scale.
+
+    Restormer's "BiasFree" norm; the variance is about the mean, as usual.
+
+    Args:
+        x: any map, channels last.
+        scale: factor of each channel.
+
+    Returns:
+        The map with its variance normalised, in the type of `x`.
+    """
+    return _bias_free_forward(x, scale)[0]
+
+
 def _forward(x: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
-    x32 = x.astype(jnp.float32)
-    mean = jnp.mean(x32, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(x32 - mean), axis=-1, keepdims=True)
-    inverse = jax.lax.rsqrt(variance + EPSILON)
+    x32, mean, inverse = _statistics(x)
     y = (x32 - mean) * inverse * scale + bias
     return y.astype(x.dtype), (x, mean, inverse, scale)
+
+
+def _bias_free_forward(x: Array, scale: Array) -> tuple[Array, tuple[Array, ...]]:
+    x32, mean, inverse = _statistics(x)
+    return (x32 * inverse * scale).astype(x.dtype), (x, mean, inverse, scale)
+
+
+def _statistics(x: Array) -> tuple[Array, Array, Array]:
+    x32 = x.astype(jnp.float32)
+    mean = _mean(x32)
+    return x32, mean, jax.lax.rsqrt(_mean(jnp.square(x32 - mean)) + EPSILON)
+
+
+def _mean(x: Array) -> Array:
+    return jnp.mean(x, axis=-1, keepdims=True)
 
 
 def _backward(residuals: tuple[Array, ...], g: Array) -> tuple[Array, Array, Array]:
@@ -41,10 +71,20 @@ def _backward(residuals: tuple[Array, ...], g: Array) -> tuple[Array, Array, Arr
     normal = (x.astype(jnp.float32) - mean) * inverse
     g = g.astype(jnp.float32)
     gs = g * scale
-    along = jnp.mean(gs * normal, axis=-1, keepdims=True)
-    dx = (gs - jnp.mean(gs, axis=-1, keepdims=True) - normal * along) * inverse
+    dx = (gs - _mean(gs) - normal * _mean(gs * normal)) * inverse
     pixels = tuple(range(x.ndim - 1))
     return dx.astype(x.dtype), jnp.sum(g * normal, pixels), jnp.sum(g, pixels)
 
 
+def _bias_free_backward(residuals: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
+    x, mean, inverse, scale = residuals
+    x32 = x.astype(jnp.float32)
+    y, normal = x32 * inverse, (x32 - mean) * inverse
+    g = g.astype(jnp.float32)
+    gs = g * scale
+    dx = (gs - normal * _mean(gs * y)) * inverse
+    return dx.astype(x.dtype), jnp.sum(g * y, tuple(range(x.ndim - 1)))
+
+
 layer_norm.defvjp(_forward, _backward)
+bias_free_layer_norm.defvjp(_bias_free_forward, _bias_free_backward)

@@ -1,3 +1,4 @@
+import importlib
 import json
 from types import MappingProxyType
 
@@ -14,8 +15,9 @@ from cir_jax.models import abstract_model, build_model, model_names
 
 
 def test_the_names_are_the_files_of_the_papers():
-    assert "promptcir" in model_names()
-    assert not {"layers", "__init__"} & set(model_names())
+    assert {"promptcir", "promptir", "restormer", "ucip"} <= set(model_names())
+    for name in model_names():
+        assert hasattr(importlib.import_module(f"cir_jax.models.{name}"), "Model")
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from golden_weights import assert_close, load, made_up_weights, recorded_outputs
-from twins import arrays
+from golden_weights import assert_equals_official, made_up_weights
+from twins import assert_bfloat16_is_close
 
 from cir_jax.convert import from_state_dict, official_shapes
 from cir_jax.errors import UserError
@@ -20,33 +20,13 @@ PARAMETERS = {"base": 34_754_927, "S": 8_920_913, "T": 2_178_575, "XT": 359_451}
 
 
 def test_tiny_network_equals_the_official_one_at_every_stage():
-    goldens, weights = load("promptcir_tiny")
-    taps = {
-        name.removeprefix("tap:"): value
-        for name, value in goldens.items()
-        if name.startswith("tap:")
-    }
-    ours = {name: name.replace("residual_group.", "") for name in taps}
-    graph, state = nnx.split(from_state_dict(weights))
-
-    @jax.jit
-    def run(state, image):
-        model = nnx.merge(graph, state)
-        with recorded_outputs(model, list(ours.values())) as outputs:
-            return model(image), outputs
-
-    restored, outputs = run(state, goldens["x"])
-    assert len(outputs) == len(taps) == 18
-    for name, expected in taps.items():
-        assert_close(np.reshape(outputs[ours[name]], expected.shape), expected)
-    assert_close(restored, goldens["y"])
+    assert_equals_official(
+        "promptcir_tiny", 18, lambda path: path.replace("residual_group.", "")
+    )
 
 
 def test_full_network_equals_the_official_one():
-    goldens, weights = load("promptcir_full")
-    graph, state = nnx.split(from_state_dict(weights))
-    restored = jax.jit(lambda state, x: nnx.merge(graph, state)(x))(state, goldens["x"])
-    assert_close(restored, goldens["y"])
+    assert_equals_official("promptcir_full", 0)
 
 
 @pytest.mark.parametrize("variant", PARAMETERS)
@@ -99,13 +79,7 @@ def filled(config, dtype):
     ],
 )
 def test_each_block_in_bfloat16_is_close_to_float32(block):
-    (x,) = arrays((1, 8, 8, 8))
-    exact, rounded = (
-        block(rngs=nnx.Rngs(0), dtype=dtype)(x.astype(dtype))
-        for dtype in (jnp.float32, jnp.bfloat16)
-    )
-    assert rounded.dtype == jnp.bfloat16
-    np.testing.assert_allclose(rounded.astype(jnp.float32), exact, atol=0.05)
+    assert_bfloat16_is_close(block)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 from twins import arrays, assert_twins
 
 from cir_jax.ops.gated_gelu import gated_gelu
-from cir_jax.ops.layer_norm import layer_norm
+from cir_jax.ops.layer_norm import bias_free_layer_norm, layer_norm
 from cir_jax.ops.matmul import matmul
 
 
@@ -39,10 +39,19 @@ def test_layer_norm_normalises_each_pixel():
     assert_twins(layer_norm, spelt_out, 0 * x + 1, scale, bias)
 
 
-def test_layer_norm_keeps_two_numbers_a_pixel():
+def test_bias_free_layer_norm_does_not_centre():
+    def spelt_out(x, scale):
+        return x / jnp.sqrt(jnp.var(x, axis=-1, keepdims=True) + 1e-5) * scale
+
+    x, scale = arrays((2, 3, 4, 8), (8,))
+    assert_twins(bias_free_layer_norm, spelt_out, 3 * x + 1, scale)
+
+
+def test_layer_norms_keep_two_numbers_a_pixel():
     x, scale, bias = arrays((2, 3, 4, 8), (8,), (8,))
-    kept = kept_for_the_gradient(layer_norm, x, scale, bias)
-    assert kept == x.size + 2 * (2 * 3 * 4) + scale.size
+    for norm, *parameters in ((layer_norm, scale, bias), (bias_free_layer_norm, scale)):
+        kept = kept_for_the_gradient(norm, x, *parameters)
+        assert kept == x.size + 2 * (2 * 3 * 4) + scale.size
 
 
 def test_matmul_multiplies():
