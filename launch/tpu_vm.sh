@@ -67,7 +67,7 @@ work() { # installs the project and trains
   ~/.local/bin/uv venv --quiet --allow-existing --python=3.12
   ~/.local/bin/uv pip install --quiet --editable='.[tpu]'
   touch started
-  .venv/bin/python -m cir_jax.main --config="$CONFIG" --workdir="$WORKDIR" "${FLAGS[@]}"
+  .venv/bin/python -m cir_jax.main --config="$CONFIG" --workdir="$WORKDIR" --distributed=on "${FLAGS[@]}"
   # Where one host is stopped all save and exit with 0: only scores mean the end.
   [ "$WORKDIR/scores.json" -nt started ]
 }

@@ -81,9 +81,11 @@ def write(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
     """Writes a `.safetensors` file of any contents, whole or not at all."""
+    # Of transposed views the package would write the bytes in the order they lie in.
+    whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     with written_whole(path) as temporary:
         # Not save_file, whose files nobody but their owner may read.
-        temporary.write_bytes(safetensors.numpy.save(dict(tensors), dict(metadata)))
+        temporary.write_bytes(safetensors.numpy.save(whole, dict(metadata)))
 
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
