@@ -183,7 +183,7 @@ def write(path: Path, value: Mapping[str, Any]) -> None:
     """Writes what `torch.load(path, weights_only=True)` reads, whole or not at all.
 
     The same value gives the same bytes. Mappings become OrderedDicts; an array that is
-    there twice becomes two tensors.
+    there twice becomes two tensors. torch 1.13 takes no float beside the tensors.
 
     Args:
         path: where to.
