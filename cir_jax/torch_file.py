@@ -27,6 +27,9 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 _LOCAL_HEADER = struct.Struct("<26xHH")  # the lengths of name and extra field
 _EXTRA_FIELD = struct.Struct("<2sH")
 _ALIGNMENT = 64  # torch's, of the members' bytes
+# What a damaged zip file or pickle raises.
+_DAMAGE = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError)
+_DAMAGE += (ValueError, NotImplementedError, zipfile.BadZipFile, struct.error)
 
 # --- reading -------------------------------------------------------------------------
 
@@ -58,10 +61,7 @@ def read(path: Path) -> Any:
         raise UserError(f"{path} {error}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
-    except (
-        *(ArithmeticError, AttributeError, LookupError, MemoryError, TypeError),
-        *(ValueError, NotImplementedError, zipfile.BadZipFile, struct.error),
-    ) as error:
+    except _DAMAGE as error:
         reason = f"{type(error).__name__}: {error}"[:200]
         raise UserError(
             f"{path} is truncated or damaged ({reason!a}): get the file again"
@@ -106,13 +106,15 @@ class _Archive:
 
     def load(self) -> Any:
         """The object in the file."""
-        order = b"little"
+        order = "little"
         if "byteorder" in self._members:
-            order = bytes(self._read("byteorder"))
+            order = bytes(self._read("byteorder")).decode()
+        if order not in ("little", "big"):
+            raise ValueError("an unknown byte order")
         return torch_pickle.load(
             self._read("data.pkl"),
             lambda key: self._read(f"data/{key}"),
-            swapped=order != sys.byteorder.encode(),
+            swapped=order != sys.byteorder,
         )
 
     def _read(self, name: str) -> np.ndarray:
@@ -121,8 +123,8 @@ class _Archive:
                 f"has no member {name[:100]!a}: get it as torch.save wrote it"
             )
         data = self._members[name]
-        # Once: many tensors may share a storage. And 0 is what torch writes without
-        # checksums.
+        # Checked once, for many tensors may share a storage; torch without checksums
+        # (torch.serialization.set_crc32_options) writes 0.
         expected = self._checksums.pop(name, 0)
         if expected and zlib.crc32(data) != expected:
             raise UnfitError(f"is damaged in its member {name!a}: get the file again")
@@ -181,7 +183,7 @@ def write(path: Path, value: Mapping[str, Any]) -> None:
     """Writes what `torch.load(path, weights_only=True)` reads, whole or not at all.
 
     The same value gives the same bytes. Mappings become OrderedDicts; an array that is
-    there twice becomes two tensors.
+    there twice becomes two tensors. torch 1.13 takes no float beside the tensors.
 
     Args:
         path: where to.

@@ -16,11 +16,9 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-_TYPES = dict(
-    **dict(Float="f4", Double="f8", Half="f2", BFloat16=ml_dtypes.bfloat16, Bool="?"),
-    **dict(Long="i8", Int="i4", Short="i2", Char="i1", Byte="u1"),
-    **dict(ComplexFloat="c8", ComplexDouble="c16"),
-)
+_TYPES = dict(Float="f4", Double="f8", Half="f2", BFloat16=ml_dtypes.bfloat16)
+_TYPES |= dict(Long="i8", Int="i4", Short="i2", Char="i1", Byte="u1", Bool="?")
+_TYPES |= dict(ComplexFloat="c8", ComplexDouble="c16")
 _STORAGES = {f"torch {name}Storage": np.dtype(kind) for name, kind in _TYPES.items()}
 _NAMES = {dtype: name for name, dtype in _STORAGES.items()}
 _UNSIGNED = map(np.dtype, ("u2", "u4", "u8"))  # are views of untyped storages
@@ -39,12 +37,11 @@ _WRAPPERS = {  # calls that stand for their first argument
 }
 _GLOBALS = {*_STORAGES, *_WRAPPERS, _ORDERED_DICT, _TENSOR, _TENSOR_OF_DTYPE}
 
-_LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
-_LITERALS |= {"BINUNICODE", "SHORT_BINUNICODE"}
-_OPERANDS = {  # how many values an instruction takes from the stack, if not all
-    **{"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2, "BUILD": 1},
-    **{"STACK_GLOBAL": 2, "BINPERSID": 1, "REDUCE": 2, "STOP": 1},
-}
+# How many values an instruction takes from the stack, if not all down to a mark.
+_OPERANDS = dict.fromkeys(("TUPLE1", "APPEND", "BUILD", "BINPERSID", "STOP"), 1)
+_OPERANDS |= dict.fromkeys(("TUPLE2", "SETITEM", "STACK_GLOBAL", "REDUCE"), 2)
+_OPERANDS |= {"TUPLE3": 3}
+
 _LARGEST = 1 << 24  # bytes; a thousand tensors take a hundredth of that
 _MOST_VALUES, _DEEPEST = 1 << 22, 100
 
@@ -108,6 +105,8 @@ def check_extent(value: Any) -> Any:
 
 
 class _Global(NamedTuple):
+    """What the pickle refers to by name."""
+
     name: str
 
 
@@ -132,7 +131,9 @@ class _Machine:
             else:
                 items = [stack.pop() for _ in range(_OPERANDS.get(name, 0))][::-1]
             match name:
-                case _ if name in _LITERALS:
+                case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
+                    stack.append(argument)
+                case "BINUNICODE" | "SHORT_BINUNICODE":
                     stack.append(argument)
                 case "NONE" | "NEWTRUE" | "NEWFALSE":
                     stack.append({"NEWTRUE": True, "NEWFALSE": False}.get(name))
@@ -261,6 +262,9 @@ def dump(value: Any, arrays: list[np.ndarray]) -> bytes:
             start, end = (b"](", b"e") if isinstance(value, list) else (b"(", b"t")
             return start + each(value) + end
         kind = getattr(value, "dtype", type(value).__name__)
-        raise UnfitError(f"cannot hold a value of type {kind}: give arrays and numbers")
+        raise UnfitError(
+            f"cannot hold a value of type {kind}: give plain values, and arrays of the "
+            "types that torch's storages have"
+        )
 
     return b"\x80\x02" + one(value) + b"."

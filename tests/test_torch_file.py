@@ -212,9 +212,7 @@ def test_the_other_byte_order(tmp_path, dtype):
     assert_same(torch_file.read(path)["x"], array)
 
 
-def test_files_without_checksums_are_read(tmp_path):
-    path = tmp_path / "a.pth"
-    torch_file.write(path, {"x": NUMBERS})
+def without_checksums(path):
     data = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
         position = archive.start_dir
@@ -222,6 +220,12 @@ def test_files_without_checksums_are_read(tmp_path):
             data[position + 16 : position + 20] = bytes(4)
             position += 46 + len(info.filename) + len(info.extra)
     path.write_bytes(data)
+    return path
+
+
+def test_files_without_checksums_are_read(tmp_path):
+    torch_file.write(tmp_path / "a.pth", {"x": NUMBERS})
+    path = without_checksums(tmp_path / "a.pth")
     assert_same(torch_file.read(path)["x"], NUMBERS)
 
 
@@ -372,17 +376,29 @@ def test_every_truncation_is_refused(whole):
             torch_file.read(whole)
 
 
-@pytest.mark.parametrize("flip", [0x01, 0xFF])
-def test_every_flipped_byte_is_refused_or_without_effect(whole, flip):
-    data = whole.read_bytes()
+def flips(path, flip):
+    """Gives the path again for each of its bytes, with that one flipped."""
+    data = path.read_bytes()
     for position in range(len(data)):
         damaged = bytearray(data)
         damaged[position] ^= flip
-        whole.write_bytes(damaged)
+        path.write_bytes(damaged)
+        yield path
+
+
+@pytest.mark.parametrize("flip", [0x01, 0xFF])
+def test_every_flipped_byte_is_refused_or_without_effect(whole, flip):
+    for path in flips(whole, flip):
         try:
-            assert_same(torch_file.read(whole)["x"], NUMBERS.reshape(2, 3))
+            assert_same(torch_file.read(path)["x"], NUMBERS.reshape(2, 3))
         except UserError as error:
             assert "\n" not in str(error)
+
+
+def test_without_checksums_a_flipped_byte_ends_in_one_sentence_at_worst(whole):
+    for path in flips(without_checksums(whole), 0x02):
+        with contextlib.suppress(UserError):
+            torch_file.read(path)
 
 
 def test_a_flipped_byte_of_a_tensor_is_named(whole):
@@ -415,6 +431,11 @@ def test_compressed_members_are_refused(tmp_path):
         archive.writestr("archive/data.pkl", bytes(1 << 20))
     with pytest.raises(UserError, match=r"a\.pth has a compressed member"):
         torch_file.read(tmp_path / "a.pth")
+
+
+def test_an_unknown_byte_order_is_refused(read):
+    with pytest.raises(UserError, match="unknown byte order"):
+        read(tensor(), byteorder=b"middle")
 
 
 def test_overlapping_members_are_refused(tmp_path):
@@ -555,7 +576,7 @@ def checkpoint(torch):
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_what_torch_saves_is_read(tmp_path, torch, protocol):
     value = checkpoint(torch)
-    path = save(torch, tmp_path / "a.pth", value, pickle_protocol=protocol)
+    path = save(torch, tmp_path / "käse.pth", value, pickle_protocol=protocol)
     ours = torch_file.read(path)
     check(ours, value, torch)
     assert np.shares_memory(*ours["views"][:2])
