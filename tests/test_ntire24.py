@@ -115,7 +115,7 @@ def test_a_program_for_each_size_of_tiles():
 
 
 @pytest.mark.parametrize(
-    ("size", "side"), [((351, 352), 384), ((100, 9999), 128), ((95, 9999), None)]
+    ("size", "side"), [((352, 400), 384), ((100, 9999), 128), ((95, 9999), None)]
 )
 def test_the_tiles_that_a_report_names(size, side):
     assert Ntire24Restorer(PAIR).common_grid(9999, 9999).side(*size) == side

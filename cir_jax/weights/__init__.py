@@ -183,8 +183,12 @@ def load_average(
     """
     models = load_alike(names_or_paths, dtype=dtype)
     states = [nnx.state(model, nnx.Param) for model in models]
-    mean = jax.tree.map(lambda *values: sum(values) / len(values), *states)
-    nnx.update(models[0], mean)
+
+    def mean(*values: jax.Array) -> jax.Array:
+        """In NumPy, as JAX would compile a program for every shape."""
+        return jnp.asarray(sum(map(np.asarray, values)) / len(values))
+
+    nnx.update(models[0], jax.tree.map(mean, *states))
     return models[0]
 
 
