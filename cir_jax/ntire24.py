@@ -140,7 +140,8 @@ class Ntire24Restorer(Restorer):
         canvas = np.empty_like(image)
         for y, row in enumerate(rows):
             clipped = np.clip(row.reshape(width, predictions, channels), 0, 1)
-            canvas[y : y + 1] = finished(clipped.mean(axis=1)[None])
+            mean = np.einsum("wpc->wc", clipped) / predictions  # faster than np.mean
+            canvas[y : y + 1] = finished(mean[None])
         return canvas
 
     def _predictions(self, tiles: np.ndarray) -> jax.Array:
