@@ -190,7 +190,7 @@ def _settings(restorers: Mapping[str, Restorer], tell_codec: bool) -> dict[str, 
         for name, restorer in restorers.items()
         if (tell_codec and restorer.known_codecs) or restorer.codec is not None
     ]
-    lines = {line: None for each in settings.values() for line in each}
+    lines = dict.fromkeys(line for each in settings.values() for line in each)
     return {
         line: _in_front({name: each[line] for name, each in settings.items()})
         for line in lines

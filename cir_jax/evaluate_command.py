@@ -155,7 +155,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _protocols(options: argparse.Namespace) -> tuple[str | None, str | None]:
-    """The names that `--protocol` has: of how is measured, and of how is restored."""
+    """What `--protocol` names: how to measure, and how to restore if not as usual."""
     from cir_jax import ntire24
     from cir_jax.protocols import PROTOCOLS
 
@@ -163,20 +163,16 @@ def _protocols(options: argparse.Namespace) -> tuple[str | None, str | None]:
     for name in names:
         if name not in (*PROTOCOLS, ntire24.NAME):
             raise unknown("protocol", name, (*PROTOCOLS, ntire24.NAME))
+    measuring = [name for name in names if name in PROTOCOLS]
     restoring = [name for name in names if name == ntire24.NAME]
-    measuring = [name for name in names if name != ntire24.NAME]
-    if len(restoring) > 1 or len(measuring) > 1:
+    if max(len(measuring), len(restoring)) > 1:
         raise UserError(
             f"--protocol {options.protocol}: give one name of how to measure, and "
             f"{ntire24.NAME} beside it at most"
         )
     if restoring:
-        ntire24.refuse(
-            {
-                "--self-ensemble": options.self_ensemble,
-                "--tile": options.tile is not None,
-            }
-        )
+        tile = options.tile is not None
+        ntire24.refuse({"--self-ensemble": options.self_ensemble, "--tile": tile})
     return next(iter(measuring), None), next(iter(restoring), None)
 
 

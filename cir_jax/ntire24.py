@@ -76,8 +76,8 @@ class Ntire24Restorer(Restorer):
         if self.scale != 1 or TILE % self.multiple:
             raise UserError(
                 f"{NAME} takes networks that keep an image's size and fit tiles of "
-                f"{TILE} pixels, not one that enlarges {self.scale} times and needs "
-                f"multiples of {self.multiple}: leave the protocol out"
+                f"{TILE} pixels, not one of scale {self.scale} and multiple "
+                f"{self.multiple}: leave the protocol out"
             )
         states = [nnx.to_pure_dict(nnx.state(other, nnx.Param)) for other in others]
         self._others = jax.device_put(states, self._device)
@@ -178,9 +178,7 @@ class Squares(tiling.Grid):
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
         """The size of a padded image: larger than the image's, always."""
-        return height + self.step - height % self.step, (
-            width + self.step - width % self.step
-        )
+        return tuple(size + self.step - size % self.step for size in (height, width))
 
     def tile(self, height: int, width: int) -> tuple[int, int]:
         """The size of an image's tiles."""

@@ -1,12 +1,13 @@
 """The protocol of NTIRE 2024 against a loop that follows its description."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import tiny
 
-from cir_jax import Restorer, cli, image_io, ntire24, weights
+from cir_jax import Restorer, cli, evaluate_command, image_io, ntire24, weights
 from cir_jax.errors import UserError
 from cir_jax.ntire24 import NAME, Ntire24Restorer
 
@@ -123,10 +124,10 @@ def test_the_tiles_that_a_report_names(size, side):
 
 def test_networks_that_do_not_fit_are_refused(monkeypatch):
     monkeypatch.setattr(tiny.Filter, "multiple", 40)
-    with pytest.raises(UserError, match="needs multiples of 40"):
+    with pytest.raises(UserError, match="scale 1 and multiple 40"):
         Ntire24Restorer(PAIR)
     monkeypatch.setattr(tiny.Filter, "scale", 4)
-    with pytest.raises(UserError, match="not one that enlarges 4 times"):
+    with pytest.raises(UserError, match="not one of scale 4"):
         Ntire24Restorer(PAIR)
 
 
@@ -187,6 +188,13 @@ def test_an_evaluation(pair, validation, tmp_path, capsys):
     assert ours["none"] == theirs["none"] and ours["both"] != theirs["both"]
     recorded = record.read_text()
     assert recorded.count("| both ") == 2 and recorded.count(f"colour,{NAME}") == 1
+
+
+def test_a_plus_in_a_path_is_no_ensemble(pair, tmp_path):
+    path = tmp_path / "c++" / "net.safetensors"
+    path.parent.mkdir()
+    shutil.copy(pair[0], path)
+    assert evaluate_command._weights(f"net={path}", {}) == {"net": [path]}
 
 
 @pytest.mark.parametrize(
