@@ -138,6 +138,11 @@ def _parser() -> argparse.ArgumentParser:
         help="a name, file or workdir; by commas several, whose mean is taken",
     )
     restore.add_argument(
+        "--protocol",
+        help="promptcir-ntire24: the challenge's padding, tiles and ensemble of all "
+        "--weights, officially two; default: ours",
+    )
+    restore.add_argument(
         "--codec", help="what made the images, for weights that can be told"
     )
     restore.add_argument(
@@ -332,21 +337,38 @@ def _restore(options: argparse.Namespace) -> int:
         print(f"{summary}, of {len(jobs)} images")
         if options.report:
             rows = [outcome.to_json() for outcome in outcomes]
-            settings = {"weights": options.weights, "strength": options.strength}
+            used = ("weights", "protocol", "strength")
+            settings = {name: getattr(options, name) for name in used}
             manifest.write_json(options.report, settings | {"images": rows})
     return SOME_FAILED if counts["failed"] else DONE
 
 
 def _restorer(options: argparse.Namespace):
     """The restorer that the flags of `cir restore` ask for."""
-    from cir_jax import models, weights
+    from cir_jax import models, ntire24, weights
     from cir_jax.restore import Restorer
 
     if options.precision not in models.DTYPES:
         raise unknown("precision", options.precision, models.DTYPES)
     dtype = models.DTYPES[options.precision]
+    names = options.weights.split(",")
+    if options.protocol is not None:
+        if options.protocol != ntire24.NAME:
+            raise unknown("protocol", options.protocol, [ntire24.NAME])
+        ntire24.refuse(
+            {
+                "--strength": options.strength != 1,
+                "--self-ensemble": options.self_ensemble,
+                "--tile": options.tile is not None,
+            }
+        )
+        return ntire24.Ntire24Restorer(
+            weights.load_alike(names, dtype=dtype),
+            options.codec,
+            device=options.device,
+        )
     return Restorer(
-        weights.load_average(options.weights.split(","), dtype=dtype),
+        weights.load_average(names, dtype=dtype),
         options.codec,
         tile="default" if options.tile is None else options.tile,
         strength=options.strength,

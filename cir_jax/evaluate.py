@@ -184,21 +184,17 @@ def _common_scale(restorers: Mapping[str, Restorer], scale: int | None) -> int:
 
 def _settings(restorers: Mapping[str, Restorer], tell_codec: bool) -> dict[str, str]:
     """The lines of the protocol about how restorers were used."""
-
-    def those(text: Callable[[Restorer], str | None]) -> str:
-        texts = {name: text(restorer) for name, restorer in restorers.items()}
-        return ", ".join(f"{name}{t}" for name, t in texts.items() if t is not None)
-
-    def told(restorer: Restorer) -> str | None:
-        asked = tell_codec and restorer.known_codecs
-        return "" if asked or restorer.codec is not None else None
-
+    settings = {name: restorer.settings for name, restorer in restorers.items()}
+    told = [
+        name
+        for name, restorer in restorers.items()
+        if (tell_codec and restorer.known_codecs) or restorer.codec is not None
+    ]
+    lines = dict.fromkeys(line for each in settings.values() for line in each)
     return {
-        "padding": "bottom and right, mirrored, to the network's multiple",
-        "tiling": those(lambda r: f" {r.tile}" if r.tile else None) or "none",
-        "self-ensemble": those(lambda r: "" if r.self_ensemble else None) or "no",
-        **({"told the codec": those(told)} if those(told) else {}),
-    }
+        line: _in_front({name: each[line] for name, each in settings.items()})
+        for line in lines
+    } | ({"told the codec": ", ".join(told)} if told else {})
 
 
 def _failing_peers(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_jax.arguments import check_can_write, named
-from cir_jax.errors import UserError
+from cir_jax.errors import UserError, unknown
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default="none",
         metavar="[NAME=]WEIGHTS",
-        help="names, files or workdirs, by commas, and what the table calls them",
+        help="names, files or workdirs, by commas, and what the table calls them; a+b "
+        "is the mean of two",
     )
     parser.add_argument(
         "--set",
@@ -42,7 +43,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol",
         help="colour, gray, y, csr or all-in-one; default: a known set's usual one, "
-        "otherwise colour, csr with a scale",
+        "otherwise colour, csr with a scale; with promptcir-ntire24, after a comma or "
+        "alone, images are restored as the challenge did, a+b by both checkpoints",
     )
     parser.add_argument(
         "--scale", type=int, help="downscale first; default: what the weights restore"
@@ -91,11 +93,11 @@ def run(options: argparse.Namespace) -> None:
 
     from cir_jax import compression, files, results, showcase, weights
     from cir_jax.evaluate import evaluate
-    from cir_jax.restore import Restorer
 
     if options.scale is not None and options.scale < 1:
         raise UserError(f"--scale is {options.scale}: give at least 1")
     _check_outputs(options)
+    measuring, restoring = _protocols(options)
     compressions = compression.parse_compressions(
         options.codec, options.quality or ["10,20,30,40"], double=options.double_jpeg
     )
@@ -108,20 +110,21 @@ def run(options: argparse.Namespace) -> None:
         provenance["LPIPS"] = f"{further['lpips'].description}, sha256 {sha256}"
     peers, warnings = _peers(options.peer)
     paths = _weights(options.weights, taken=peers)
-    hashes = {name: files.sha256(path) for name, path in paths.items()}
+    hashes = {name: [*map(files.sha256, each)] for name, each in paths.items()}
     commands = {name: shlex.join(peer.command) for name, peer in peers.items()}
-    provenance |= {f"sha256 of {name}": sha256 for name, sha256 in hashes.items()}
+    for name, each in hashes.items():
+        mean = "mean of " if len(each) > 1 and not restoring else ""
+        provenance[f"sha256 of {name}"] = mean + " and ".join(each)
     provenance |= {f"peer {name}": command for name, command in commands.items()}
     sets, complaints = _sets(options.set or ["photographs=photos:validation"])
     methods = {
-        name: Restorer(path, tile=options.tile, self_ensemble=options.self_ensemble)
-        for name, path in paths.items()
+        name: _restorer(several, restoring, options) for name, several in paths.items()
     } | peers
     report = evaluate(
         methods,
         sets,
         compressions,
-        options.protocol,
+        measuring,
         provenance,
         options.scale,
         tell_codec=options.tell_codec,
@@ -132,10 +135,14 @@ def run(options: argparse.Namespace) -> None:
     print(report.table())
     _write(options, report)
     if options.record:
-        cards = {
-            name: (hashes[name], weights.title(path)) for name, path in paths.items()
+        titles = {
+            name: "+".join(dict.fromkeys(map(weights.title, several)))
+            for name, several in paths.items()
         }
-        cards |= {name: ("", command) for name, command in commands.items()}
+        cards = {
+            name: (hashes[name], title, restoring) for name, title in titles.items()
+        }
+        cards |= {name: ([], command, None) for name, command in commands.items()}
         today = datetime.date.today().isoformat()
         results.record(options.record, report, cards, today)
     if options.pictures:
@@ -145,6 +152,44 @@ def run(options: argparse.Namespace) -> None:
         )
         for path in (*plots, *sheets):
             print(f"picture: {path}")
+
+
+def _protocols(options: argparse.Namespace) -> tuple[str | None, str | None]:
+    """What `--protocol` names: how to measure, and how to restore if not as usual."""
+    from cir_jax import ntire24
+    from cir_jax.protocols import PROTOCOLS
+
+    names = [] if options.protocol is None else options.protocol.split(",")
+    for name in names:
+        if name not in (*PROTOCOLS, ntire24.NAME):
+            raise unknown("protocol", name, (*PROTOCOLS, ntire24.NAME))
+    measuring = [name for name in names if name in PROTOCOLS]
+    restoring = [name for name in names if name == ntire24.NAME]
+    if max(len(measuring), len(restoring)) > 1:
+        raise UserError(
+            f"--protocol {options.protocol}: give one name of how to measure, and "
+            f"{ntire24.NAME} beside it at most"
+        )
+    if restoring:
+        tile = options.tile is not None
+        ntire24.refuse({"--self-ensemble": options.self_ensemble, "--tile": tile})
+    return next(iter(measuring), None), next(iter(restoring), None)
+
+
+def _restorer(
+    paths: Sequence[Path], protocol: str | None, options: argparse.Namespace
+) -> Any:
+    """What restores by some weights: by their mean, if no protocol takes each."""
+    from cir_jax import ntire24, weights
+    from cir_jax.restore import Restorer
+
+    if protocol:
+        return ntire24.Ntire24Restorer(paths)
+    return Restorer(
+        weights.load_average(paths),
+        tile=options.tile,
+        self_ensemble=options.self_ensemble,
+    )
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
@@ -187,12 +232,12 @@ def _peers(texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     return {peer.name: peer for peer in peers if peer.installed}, warnings
 
 
-def _weights(text: str, taken: Mapping[str, Any]) -> dict[str, Path]:
+def _weights(text: str, taken: Mapping[str, Any]) -> dict[str, list[Path]]:
     """Weights files by what the table calls them: NAME=WEIGHTS, or WEIGHTS alone."""
     from cir_jax import weights
     from cir_jax.scores import BICUBIC, NONE
 
-    paths: dict[str, Path] = {}
+    paths: dict[str, list[Path]] = {}
     for part in text.split(","):
         if part == NONE:
             continue
@@ -201,7 +246,8 @@ def _weights(text: str, taken: Mapping[str, Any]) -> dict[str, Path]:
             name = path = part
         if name in (NONE, BICUBIC, *taken, *paths):
             raise UserError(f"--weights {part}: the name {name} is taken: give another")
-        paths[name] = weights.find(path)
+        several = [path] if Path(path).exists() else path.split("+")  # c++/a is one
+        paths[name] = [weights.find(each) for each in several]
     return paths
 
 

@@ -120,6 +120,15 @@ class Restorer:
         _, means = jax.eval_shape(apply, self._params, self._told, smallest, [], False)
         self._no_means = [np.zeros(mean.shape, mean.dtype) for mean in means]
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """How images are restored, in words, for an evaluation's protocol."""
+        return {
+            "padding": "bottom and right, mirrored, to the network's multiple",
+            "tiling": str(self.tile or "none"),
+            "self-ensemble": "8 flips and rotations" if self.self_ensemble else "no",
+        }
+
     def with_params(self, params: Mapping[str, Any]) -> "Restorer":
         """The same model with other parameters; compiled programs are shared."""
         other = copy.copy(self)
@@ -209,9 +218,14 @@ class Restorer:
             raise UserError(
                 f"expected uint8, uint16 or float32 pixels, got {image.dtype}"
             )
+        grid = grid or self.grid(*image.shape[:2])
+        return self._restored(image, grid, FINISHED[image.dtype])
+
+    def _restored(
+        self, image: Image, grid: tiling.Grid | None, finished: Callable
+    ) -> Image:
+        """Restores an image that has been checked; see `tiling.restore_in_tiles`."""
         height, width, _ = image.shape
-        grid = grid or self.grid(height, width)
-        finished = FINISHED[image.dtype]
         turns = TURNS if self.self_ensemble else TURNS[:1]
         if not grid:
             padding = [(0, -size % self.multiple) for size in (height, width)]

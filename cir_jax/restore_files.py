@@ -209,7 +209,7 @@ def _outcomes(
                 width=width,
                 height=height,
                 severity=round(severity(picture.pixels, restored), 3),
-                tile=_tile(grid, height, width),
+                tile=grid.side(height, width),
                 seconds=round(time.perf_counter() - start, 3),
             )
             # The pixels' memory is free while this is written, and their shape stays.
@@ -264,12 +264,6 @@ def _restored(
             if "RESOURCE_EXHAUSTED" not in str(error) or not restorer.shrink():
                 raise
             grid = restorer.common_grid(grid.height, grid.width)
-
-
-def _tile(grid: tiling.Grid, height: int, width: int) -> int | None:
-    """The tile's side of an image that is cut."""
-    cut = height > grid.height or width > grid.width
-    return max(grid.height, grid.width) if cut else None
 
 
 def _written(

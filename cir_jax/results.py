@@ -18,7 +18,10 @@ HEADINGS = (*KEY, *(COLUMNS[name] for name in MEASURED), "config", "encoder", "d
 
 
 def record(
-    path: Path, report: Report, weights: Mapping[str, tuple[str, str]], date: str
+    path: Path,
+    report: Report,
+    weights: Mapping[str, tuple[list[str], str, str | None]],
+    date: str,
 ) -> None:
     """Adds a report's rows to the table of a Markdown file.
 
@@ -26,8 +29,9 @@ def record(
         path: the file; made if it does not exist. The table is appended where it has
             none.
         report: what was measured.
-        weights: SHA-256 and config of the methods, by name; a peer has no hash, and
-            its command is its config.
+        weights: SHA-256 of the files, config and, if it has a name, protocol of
+            restoring of the methods, by name; a peer has no files, and its command is
+            its config.
         date: of the measurement.
 
     Raises:
@@ -36,12 +40,13 @@ def record(
     before, table, after = read(path)
     rows = {row[: len(KEY)]: row for row in table}
     for row in report.rows():
-        sha256, config = weights.get(row["method"], ("", ""))
+        hashes, config, restoring = weights.get(row["method"], ([], "", None))
+        protocols = report.protocols[row["set"]], restoring
         fields: dict[str, Any] = {
             **row,
-            "protocol": report.protocols[row["set"]],
+            "protocol": ",".join(filter(None, protocols)),
             "scale": report.protocol["scale"],
-            "weights": sha256[:12],
+            "weights": "+".join(sha256[:12] for sha256 in hashes),
             "config": config,
             "encoder": report.encoders[row["codec"]],
             "date": date,

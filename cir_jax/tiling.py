@@ -45,6 +45,11 @@ class Grid:
     def __str__(self) -> str:
         return f"{self.width}x{self.height}, overlap {self.overlap}"
 
+    def side(self, height: int, width: int) -> int | None:
+        """The tiles' longer side, for an image of a size; None if it is not cut."""
+        cut = height > self.height or width > self.width
+        return max(self.height, self.width) if cut else None
+
 
 def grid(multiple: int, tile: int, height: int, width: int) -> Grid:
     """The grid for a network and images of at most a size.
@@ -142,7 +147,7 @@ def restore_in_tiles(
     rows = spans(height, grid.height, grid.overlap, grid.step)
     columns = spans(width, grid.width, grid.overlap, grid.step)
     tiles = (_cut(image, row, column, grid) for row in rows for column in columns)
-    results = _results(run, tiles, batch)
+    restored = results(run, tiles, batch)
     canvas = np.empty((scale * height, scale * width, channels), image.dtype)
     fade = _fade(scale * grid.overlap)
     above: list[np.ndarray] = []  # of every column, what the row above fades out with
@@ -150,7 +155,7 @@ def restore_in_tiles(
         below = []
         left = None
         for number, column in enumerate(columns):
-            tile = _used(next(results), row, column, scale)
+            tile = _used(next(restored), row, column, scale)
             if column.fades_in:
                 tile[:, : len(fade)] *= fade[:, None]
                 tile[:, : len(fade)] += left
@@ -214,7 +219,7 @@ def _fade(length: int) -> Float32[np.ndarray, " length"]:
     return np.float32(np.sin(np.pi / 2 * phase) ** 2)
 
 
-def _results(
+def results(
     run: Run, tiles: Iterable[np.ndarray], batch: int
 ) -> Iterator[Float32[np.ndarray, "_ _ _"]]:
     """The restored tiles, one by one; one run is under way while another is used."""

@@ -95,19 +95,10 @@ def test_self_ensemble_does_not_mind_how_an_image_is_turned(size):
         np.testing.assert_allclose(again, restored.swapaxes(0, 1), atol=1e-6)
 
 
-class GreyFilter(tiny.Filter):
-    """A network of one channel."""
-
-    channels = 1
-
-    def __init__(self):
-        self.conv = nnx.Conv(1, 1, (5, 5), rngs=nnx.Rngs(0))
-
-
 @pytest.mark.parametrize("tile", [None, 64])
 def test_a_grey_network_restores_the_luma_of_colour(photographs, tile):
     image = np.ascontiguousarray(photographs["coffee"][:100, :136])
-    restorer = Restorer(GreyFilter(), tile=tile)
+    restorer = Restorer(tiny.GreyFilter(), tile=tile)
     values = np.float32(image) / 255
     change = restorer(values) - values
     np.testing.assert_allclose(change[..., :1].repeat(3, -1), change, atol=1e-6)

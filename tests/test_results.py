@@ -18,7 +18,7 @@ def report(psnr, quality=10):
     )
 
 
-CARDS = {"net": ("abcdef0123456789", "promptcir XT")}
+CARDS = {"net": (["abcdef0123456789"], "promptcir XT", None)}
 
 
 def rows(path):

@@ -54,3 +54,12 @@ class Filter(RestorationModel):
 
     def __call__(self, image: jnp.ndarray) -> jnp.ndarray:
         return image + 0.1 * self.conv(image)
+
+
+class GreyFilter(Filter):
+    """A network of one channel."""
+
+    channels = 1
+
+    def __init__(self, seed: int = 0):
+        self.conv = nnx.Conv(1, 1, (5, 5), rngs=nnx.Rngs(seed))

@@ -164,6 +164,28 @@ def title(name_or_path: str | os.PathLike) -> str:
     return " ".join(filter(None, words))
 
 
+def load_alike(
+    names_or_paths: Sequence[str | os.PathLike], *, dtype: Any = jnp.float32
+) -> list[nnx.Module]:
+    """The models of several files, which differ in their parameters alone.
+
+    Args:
+        names_or_paths: one or more, see `load`.
+        dtype: the compute dtype.
+
+    Raises:
+        UserError: see `load`; or they are of different models.
+    """
+    models = [load(name, dtype=dtype) for name in names_or_paths]
+    for name, model in zip(names_or_paths, models, strict=True):
+        if model.config != models[0].config:
+            raise UserError(
+                f"{names_or_paths[0]} and {name} are weights of different models, "
+                "which do not go together: give weights of one model"
+            )
+    return models
+
+
 def load_average(
     names_or_paths: Sequence[str | os.PathLike], *, dtype: Any = jnp.float32
 ) -> nnx.Module:
@@ -177,18 +199,16 @@ def load_average(
         dtype: the compute dtype.
 
     Raises:
-        UserError: see `load`; or they are of different models.
+        UserError: see `load_alike`.
     """
-    models = [load(name, dtype=dtype) for name in names_or_paths]
-    for name, model in zip(names_or_paths, models, strict=True):
-        if model.config != models[0].config:
-            raise UserError(
-                f"{names_or_paths[0]} and {name} are weights of different models, of "
-                "which no mean can be taken: give weights of one model"
-            )
+    models = load_alike(names_or_paths, dtype=dtype)
     states = [nnx.state(model, nnx.Param) for model in models]
-    mean = jax.tree.map(lambda *values: sum(values) / len(values), *states)
-    nnx.update(models[0], mean)
+
+    def mean(*values: jax.Array) -> jax.Array:
+        """In NumPy, as JAX would compile a program for every shape."""
+        return jnp.asarray(sum(map(np.asarray, values)) / len(values))
+
+    nnx.update(models[0], jax.tree.map(mean, *states))
     return models[0]
 
 
