@@ -228,7 +228,7 @@ def test_a_host_of_a_tpu_slice_trains(fakes, training, code):
     assert result.returncode == code, lines(host / "cir.log")
     assert lines(fakes / "trainings") == [
         "-m cir_jax.main --config=configs/promptcir.py:offline --workdir=runs/stage1 "
-        "--config.loss=a b --config.steps=2"
+        "--distributed=on --config.loss=a b --config.steps=2"
     ]
     assert (host / "bucket/runs/stage1/scores.json").exists() == (training == "done")
     assert "uv pip install --quiet --editable=.[tpu]" in lines(host / "cir.log")
