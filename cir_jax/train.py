@@ -150,7 +150,9 @@ def train_and_evaluate(
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
     if checkpoints.steps:
         _check_same_experiment(workdir, config)
-        state = checkpoints.restore(state, console.print)
+        state = checkpoints.restore(
+            state, functools.partial(console.print, soft_wrap=True)
+        )
     if first:
         manifest.write_json(workdir / CONFIG, json.loads(config.to_json_best_effort()))
         with (workdir / "runs.jsonl").open("a") as file:
@@ -168,8 +170,9 @@ def train_and_evaluate(
         for name, x in example.items()
     }
     program, flops = _compiled(config, graphdef, transformation, mesh, state, shapes)
+    memory = program.memory_analysis()
     for line in estimate.describe(
-        mesh, state, config.batch_size, config.accumulate, program, flops
+        mesh, state, config.batch_size, config.accumulate, memory, flops
     ):
         console.print(line, soft_wrap=True, highlight=False)
     peak = hardware.peak(mesh.devices.flat[0])
