@@ -42,7 +42,7 @@ from cir_jax.progress import progress_bar
 from cir_jax.restore import Restorer
 from cir_jax.run_info import run_info
 from cir_jax.scores import Report
-from cir_jax.trackers import trackers
+from cir_jax.trackers import check_installed, trackers
 from cir_jax.train_step import TrainState, initial_state, jit_step
 
 CONFIG = "config.json"
@@ -91,6 +91,7 @@ def train_and_evaluate(
     """
     # ---------------------------------------------------------------- the experiment
     experiment.check(config)
+    check_installed(config)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir} is a file: give a folder")
     first = parallel.is_first()
@@ -203,6 +204,7 @@ def train_and_evaluate(
         batches = batches_from(start=start, workers=config.data.workers)
         stack.enter_context(contextlib.closing(batches))
         stack.enter_context(contextlib.closing(checkpoints))
+        trace = stack.enter_context(_profiler(workdir / "profile", profile and first))
         stopped = stack.enter_context(_stop_signals())
         progress = stack.enter_context(progress_bar(console))
         bar = progress.add_task(
@@ -213,8 +215,7 @@ def train_and_evaluate(
             itertools.islice(log.timed(batches), len(left)), split
         )
         for step, batch in zip(left, ready, strict=True):
-            if profile and first and step - start in PROFILED:
-                _trace(workdir, step - start)
+            trace(step - start)
             state, metrics = program(state, batch)
             log.add(step, metrics)
             progress.update(bar, completed=step)
@@ -368,12 +369,18 @@ def _note(means: Mapping[str, float] | None) -> str:
     return ", ".join(text.format(means[n]) for n, text in names.items() if n in means)
 
 
-def _trace(workdir: Path, step: int) -> None:
-    """Starts and stops the profiler at the first and the last of the steps traced."""
-    if step == PROFILED.start:
-        jax.profiler.start_trace(workdir / "profile")
-    elif step == PROFILED.stop - 1:
-        jax.profiler.stop_trace()
+@contextlib.contextmanager
+def _profiler(folder: Path, wanted: bool) -> Iterator[Callable[[int], None]]:
+    """Asks before each step of a run for its number, and traces the `PROFILED` ones."""
+    with contextlib.ExitStack() as trace:
+
+        def profile(number: int) -> None:
+            if wanted and number == PROFILED.start:
+                trace.enter_context(jax.profiler.trace(folder))
+            elif number == PROFILED.stop:
+                trace.close()
+
+        yield profile
 
 
 @contextlib.contextmanager

@@ -67,7 +67,9 @@ def lines(workdir):
 def finished(tmp_path_factory, records, validation):
     """A workdir whose training ran through."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    return workdir, train_and_evaluate(small_config(records, validation), workdir)
+    config = small_config(records, validation)
+    config.tensorboard = True
+    return workdir, train_and_evaluate(config, workdir)
 
 
 def test_a_training_leaves_weights_scores_a_picture_and_a_log(finished):
@@ -80,12 +82,21 @@ def test_a_training_leaves_weights_scores_a_picture_and_a_log(finished):
         "metrics.jsonl",
         "runs.jsonl",
         "scores.json",
+        "tensorboard",
         "weights.safetensors",
     }
+    (events,) = (workdir / "tensorboard").iterdir()
+    assert b"gradient_norm" in events.read_bytes()
+    assert b"evaluation_psnr" in events.read_bytes()
+    run = json.loads((workdir / "runs.jsonl").read_text())
+    assert run["devices"] == ["cpu"]
+    assert run["packages"]["jax"] == jax.__version__
+    assert {"command", "git_commit", "started", "python", "processes"} < run.keys()
     log = lines(workdir)
     steps = [line["step"] for line in log if "loss" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
     assert all(10 < line["psnr"] < 50 for line in log if "loss" in line)
+    assert all(0 <= line.get("waiting_for_data", 0) <= 1 for line in log)
     assert [line["step"] for line in log if "evaluation" in line] == [4, 6]
     scores = json.loads((workdir / "scores.json").read_text())
     assert scores["rows"] == log[-1]["evaluation"] == report.rows()
@@ -230,8 +241,9 @@ def test_nothing_leaves_or_enters_the_devices_inside_the_step(
     monkeypatch.setattr(train, "_compiled", guarded)
     monkeypatch.setattr(MetricsLog, "flush", touching_flush)
     config.log_every = config.evaluation.every = config.checkpoint.every = 3
-    assert train_and_evaluate(config, tmp_path) is not None
+    assert train_and_evaluate(config, tmp_path, profile=True) is not None
     assert [line["step"] for line in lines(tmp_path) if "loss" in line] == [3, 6]
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     with pytest.raises(AssertionError, match="left the device"):
         float(Untouchable(jnp.zeros(())))
     refused = pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-dev")
@@ -310,6 +322,10 @@ def test_the_last_and_the_best_checkpoint_are_kept_over_restarts(tmp_path):
         ("model", {"name": "promptcri"}, "did you mean 'promptcir'"),
         ("data.qualities", (99,), "has no version of quality 99"),
         ("data.patch", 320, "smaller than config.data.patch=320"),
+        ("accumulate", 3, r"accumulate=3 does not divide the 2 images of each dev"),
+        ("loss", "l1 + -1 ssim", r"config\.loss='l1 \+ -1 ssim': give each term"),
+        ("loss", "l1 + lpip", "unknown config.loss 'lpip'"),
+        ("wandb", "cir", r"config\.wandb='cir' needs wandb: pip install"),
         ("mesh.fsdp", 2, r"config\.mesh\.fsdp=2 does not divide the 1 devices"),
     ],
 )
