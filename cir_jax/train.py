@@ -252,6 +252,7 @@ def train_and_evaluate(
         print(report.table())
         print(f"\nbefore and after: {workdir / 'before_after.png'}")
         print(f"weights: {workdir / weights.WORKDIR_NAME}")
+    parallel.wait_for_all("results")  # whoever sees one end finds them
     return report
 
 
