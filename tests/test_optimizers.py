@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from cir_jax.errors import UserError
-from cir_jax.losses import LOSSES, charbonnier, l1, mse
+from cir_jax.losses import LOSSES, charbonnier, fft, l1, mse, parse_loss
 from cir_jax.optimizers import learning_rate, optimizer, trained
 
 
@@ -125,3 +125,53 @@ def test_losses_of_bfloat16_images_are_float32():
     images = [jnp.full((1, 16, 16, 3), value, jnp.bfloat16) for value in (0.5, 0.25)]
     for loss in LOSSES.values():
         assert loss(images[0], images[1].astype(jnp.float32)).dtype == jnp.float32
+
+
+def test_the_spectrums_loss_is_the_error_of_numpys_transform():
+    random = np.random.default_rng(0)
+    restored, clean = (random.random((2, 8, 12, 3), np.float32) for _ in range(2))
+    spectra = [np.fft.fft2(x, axes=(1, 2)) / 96**0.5 for x in (restored, clean)]
+    error = spectra[0] - spectra[1]
+    expected = (np.abs(error.real).mean() + np.abs(error.imag).mean()) / 2
+    ours = fft(jnp.asarray(restored), jnp.asarray(clean))
+    assert float(ours) == pytest.approx(expected, rel=1e-5)
+
+
+def test_terms_of_a_loss_are_added_by_their_weights():
+    random = np.random.default_rng(0)
+    pair = [jnp.asarray(random.random((2, 16, 16, 3), np.float32)) for _ in range(2)]
+    expected = l1(*pair) + 0.05 * fft(*pair) + 2 * LOSSES["ssim"](*pair)
+    assert parse_loss("l1 + 0.05 fft+2 ssim")(*pair) == pytest.approx(expected)
+    assert parse_loss("ssim")(pair[0], pair[0]) == pytest.approx(0, abs=1e-5)
+    gradient = jax.grad(lambda x: parse_loss("charbonnier + fft + ssim")(x, pair[1]))
+    assert np.isfinite(gradient(pair[0])).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("l3", "unknown config.loss 'l3'"),
+        ("", "unknown config.loss ''"),
+        ("l1 +", "unknown config.loss ''"),
+        ("0 l1", "give each term as NAME or WEIGHT NAME"),
+        ("1 2 l1", "give each term"),
+        ("x l1", "give each term"),
+        ("inf l1", "give each term"),
+    ],
+)
+def test_a_loss_that_cannot_be_read_is_refused(text, words):
+    with pytest.raises(UserError, match=words):
+        parse_loss(text)
+
+
+def test_each_optimizer_takes_its_own_first_step():
+    """From zero moments: Adam's and Lion's are the sign of the gradient."""
+    params = {"w": jnp.full((2, 2), 2.0)}
+    gradient = {"w": jnp.array([[3.0, -3.0], [0.5, -0.5]])}
+    for name, decay in (("adam", 0.0), ("adamw", 0.1), ("lion", 0.1)):
+        rule = optimizer(config(name=name, weight_decay=decay), 10)
+        update, _ = rule.update(gradient, rule.init(params), params)
+        expected = -1e-2 * (np.sign(gradient["w"]) + decay * 2.0)
+        np.testing.assert_allclose(update["w"], expected, rtol=1e-4)
+    with pytest.raises(UserError, match=r"weight_decay=0\.1 and adam.*take adamw"):
+        optimizer(config(name="adam", weight_decay=0.1), 10)
