@@ -128,7 +128,7 @@ def to_official(
     """Parameters by our names as an official state dict: the way back, bit for bit.
 
     Args:
-        config: of the network, with every hyper-parameter.
+        config: of the network, as in `build_model`.
         parameters: each under its dotted path.
 
     Returns:
@@ -137,13 +137,13 @@ def to_official(
     Raises:
         UserError: the network has a part that the official one lacks.
     """
-    if config["name"] == "ucip" and (config["skip"] or config["mixing"] != "codec"):
+    model = abstract_model(config)
+    if isinstance(model, ucip.UCIP) and (model.skip or model.mixing != "codec"):
         raise UserError(
-            f"ucip with skip {config['skip']} and mixing {config['mixing']!r} has no "
-            "official state dict: the official network has no skip, and its mixing is "
-            "'codec'"
+            f"ucip with skip {model.skip} and mixing {model.mixing!r} has no official "
+            "state dict: the official network has no skip, and its mixing is 'codec'"
         )
-    entries = _official_entries(model := abstract_model(config))
+    entries = _official_entries(model)
     check_fits(
         parameters,
         {entry.dotted_path: entry.shape for entry in entries.values()},

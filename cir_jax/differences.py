@@ -1,7 +1,7 @@
 """What does not fit between a state dict and a network, from both sides."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,24 +29,27 @@ def check_fits(
 
     Raises:
         UserError: lists what is missing (-), too much (+) and different (!), with
-            shapes and the nearest name.
+            shapes and the nearest name; numbers that are not finite are different.
     """
     missing = [name for name in expected if name not in tensors]
     extra = [name for name in tensors if name not in expected and name not in buffers]
+    different = {
+        name: difference
+        for name, tensor in tensors.items()
+        if (difference := _difference(name, tensor, expected, buffers))
+    }
     lines = [
         *_listed(
-            f"- {name} {expected[name]}: not in the state dict"
-            + _near(name, expected[name], extra, tensors)
-            for name in missing
+            missing,
+            lambda name: (
+                f"- {name} {expected[name]}: not in the state dict"
+                + _near(name, expected[name], extra, tensors)
+            ),
         ),
         *_listed(
-            f"+ {name} {tensors[name].shape}: not in the network" for name in extra
+            extra, lambda name: f"+ {name} {tensors[name].shape}: not in the network"
         ),
-        *_listed(
-            f"! {name}: {difference}"
-            for name, tensor in tensors.items()
-            if (difference := _difference(name, tensor, expected, buffers))
-        ),
+        *_listed(different, lambda name: f"! {name}: {different[name]}"),
     ]
     if lines:
         raise UserError("\n".join([f"{what}:", *lines]))
@@ -66,6 +69,8 @@ def _difference(
         return f"{tensor.shape}, but {expected[name]} in the network"
     if not jnp.issubdtype(tensor.dtype, jnp.floating):
         return f"{tensor.dtype} numbers, but floating ones in the network"
+    if odd := tensor.size - np.count_nonzero(np.isfinite(tensor)):
+        return f"{odd} of {tensor.size} numbers are not finite"
     return ""
 
 
@@ -80,7 +85,6 @@ def _near(
     return f" (near: {near[0]})" if near else ""
 
 
-def _listed(lines: Iterable[str]) -> list[str]:
-    lines = sorted(lines)
-    rest = [f"  ... and {len(lines) - MOST} more"] if len(lines) > MOST else []
-    return lines[:MOST] + rest
+def _listed(names: Collection[str], line: Callable[[str], str]) -> list[str]:
+    first, rest = sorted(names)[:MOST], len(names) - MOST
+    return [line(name) for name in first] + [f"  ... and {rest} more"] * (rest > 0)

@@ -12,6 +12,8 @@ from cir_jax.errors import UserError
 from cir_jax.models import ucip
 
 Shapes = Mapping[str, tuple[int, ...]]
+MOST = 10_000
+"""Tensors of a state dict; the largest network has 1,100."""
 
 
 def network_name(shapes: Shapes) -> str:
@@ -48,6 +50,11 @@ def infer_config(shapes: Shapes) -> dict[str, Any]:
     """
     name = network_name(shapes)
     infer = dict(_NETWORKS.values())[name]
+    # Else a small file could ask for a network that takes hours or gigabytes to build.
+    if len(shapes) > MOST:
+        raise UserError(f"a state dict of {len(shapes)} tensors is not of {name}")
+    if empty := [key for key, shape in shapes.items() if 0 in shape]:
+        raise UserError(f"the state dict of {name} has no numbers in {empty[0]}")
     try:
         return {"name": name, **infer(shapes)}
     except KeyError as missing:

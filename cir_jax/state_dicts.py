@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,10 @@ WRAPPERS = ("module", "net", "model", "_orig_mod")
 """What training wrappers put in front of every name."""
 DENSEST = 50
 """Times its size that an .npz may unpack to: weights hardly shrink, bombs do."""
+LONGEST_NAME = 200
+"""Letters; the longest official name has 80."""
+MOST_LISTED = 10
+"""Names that a message lists."""
 
 
 class StateDict(NamedTuple):
@@ -40,14 +44,18 @@ def read(path: Path, entry: str | None = None, drop: tuple[str, ...] = ()) -> St
 
     Args:
         path: the file; what is neither of the first two is taken as PyTorch's.
-        entry: which entry of the file holds it; by default the first of `ENTRIES`.
+        entry: which entry of the file holds it, or what its names start with; by
+            default the first of `ENTRIES`.
         drop: patterns of names, such as `loss.*`, that are left aside.
 
     Raises:
         UserError: it cannot be read, is damaged, or holds no state dict.
     """
     found = _taken(_contents(path), entry, path)
-    tensors, prefix = without_wrappers(found.tensors)
+    try:
+        tensors, prefix = without_wrappers(found.tensors)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     dropped = {name for name in tensors if any(fnmatch(name, p) for p in drop)}
     notes = [
         found.taken,
@@ -59,28 +67,67 @@ def read(path: Path, entry: str | None = None, drop: tuple[str, ...] = ()) -> St
 
 
 def without_wrappers(
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[Any, Any],
 ) -> tuple[dict[str, np.ndarray], str]:
     """Takes off what wrappers put in front of the names: "module.", "net.", ....
 
     torch.compile puts its "_orig_mod." in front of parts too; it goes everywhere.
 
+    Args:
+        tensors: numpy arrays by their names.
+
     Returns:
         The tensors, and what was in front of the network's.
+
+    Raises:
+        UserError: something else is among them, a name that no network has, two that
+            become one, or a network behind a name that is no wrapper's.
     """
-    tensors = {name.replace("_orig_mod.", ""): x for name, x in tensors.items()}
-    for name in tensors:
-        for signature in SIGNATURES:
-            prefix = name.removesuffix(signature)
-            parts = prefix.split(".")[:-1]
-            if prefix != name and parts and set(parts) <= set(WRAPPERS):
-                bare = {n.removeprefix(prefix): x for n, x in tensors.items()}
-                return bare, prefix
-    return tensors, ""
+    for name, tensor in tensors.items():
+        printable = isinstance(name, str) and name.isprintable()
+        if not printable or len(name) > LONGEST_NAME:
+            raise UserError(
+                f"a tensor is called {_some([name])}: expected names such as "
+                "'output.weight'"
+            )
+        if not isinstance(getattr(tensor, "dtype", None), np.dtype):
+            raise UserError(f"{name} is no numpy array, but a {type(tensor).__name__}")
+    prefix = _prefix(name.replace("_orig_mod.", "") for name in tensors)
+    bare: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        rest = name.replace("_orig_mod.", "").removeprefix(prefix)
+        if rest in bare:
+            raise UserError(
+                f"{name} is there twice, with and without a wrapper's {prefix!r} or "
+                "'_orig_mod.': keep one of the two"
+            )
+        bare[rest] = tensor
+    return bare, prefix
+
+
+def _prefix(names: Iterable[str]) -> str:
+    """What is in front of a network's names; "" also where there is no network."""
+    prefixes = dict.fromkeys(
+        name.removesuffix(signature)
+        for name in names
+        for signature in SIGNATURES
+        if f".{name}".endswith(f".{signature}")
+    )
+    if "" in prefixes or not prefixes:
+        return ""
+    for prefix in prefixes:
+        if set(prefix.split(".")[:-1]) <= set(WRAPPERS):
+            return prefix
+    first = next(iter(prefixes)).removesuffix(".")
+    raise UserError(
+        f"the names of a network start with {' or '.join(map(repr, prefixes))}: say "
+        f"which to take, as in --entry {first}"
+    )
 
 
 def _contents(path: Path) -> Any:
-    if path.suffix == weights.SUFFIX:
+    suffix = path.suffix.lower()
+    if suffix == weights.SUFFIX:
         metadata, tensors = weights.read(path)
         if "model" in metadata:
             raise UserError(
@@ -88,7 +135,7 @@ def _contents(path: Path) -> Any:
                 "give --to-torch for the official layout"
             )
         return tensors
-    return _read_npz(path) if path.suffix == ".npz" else torch_file.read(path)
+    return _read_npz(path) if suffix == ".npz" else torch_file.read(path)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -103,10 +150,12 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                 )
             return dict(arrays)
     except (
-        AttributeError,  # np.load gives the array itself of an .npy
+        ArithmeticError,
         EOFError,
         MemoryError,
         OSError,
+        RuntimeError,  # encrypted, or compressed in a way that zipfile does not know
+        TypeError,  # np.load gives the array itself of an .npy
         ValueError,
         zipfile.BadZipFile,
         zlib.error,
@@ -116,38 +165,56 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _taken(contents: Any, entry: str | None, path: Path) -> StateDict:
     """Descends to the tensors, and says past what."""
+    if not isinstance(contents, Mapping):
+        tensor = isinstance(contents, np.ndarray)
+        raise UserError(
+            f"{path} holds one {'tensor' if tensor else type(contents).__name__}, not "
+            "tensors by their names: save the network's state_dict()"
+        )
+    found = _some(list(contents))
     steps: list[str] = []
-    aside: list[str] = []
+    aside: list[Any] = []
+    wanted = [entry] if entry else []
     while True:
-        contents = _nested(contents)
-        asked = [entry] if entry and not steps else ENTRIES
-        chosen = next((n for n in asked if isinstance(contents.get(n), Mapping)), None)
+        contents = _nested(contents, wanted)
+        names = (*wanted, *ENTRIES)
+        chosen = next((n for n in names if isinstance(contents.get(n), Mapping)), None)
         if chosen is None:
             break
+        if chosen == entry:
+            wanted = []
         steps.append(chosen)
-        aside += [str(name) for name in contents if name != chosen]
+        aside += [name for name in contents if name != chosen]
         contents = contents[chosen]
     tensors = {n: x for n, x in contents.items() if isinstance(x, np.ndarray)}
-    if not tensors or (entry and not steps):
-        found = ", ".join(map(str, list(contents)[:10])) or "nothing by a name"
+    if wanted or not tensors:
         raise UserError(
-            f"{path} holds no tensors under {' or '.join(asked)}; it holds {found}: "
-            "name the entry that has them by --entry"
+            f"{path} holds no tensors under {' or '.join(wanted or ENTRIES)}; it holds "
+            f"{found or 'nothing'}: name the entry that has them by --entry"
         )
-    aside += [str(name) for name in contents if name not in tensors]
+    aside += [name for name in contents if name not in tensors]
     notes = [f"took {' / '.join(map(repr, steps))}"] if steps else []
-    notes += [f"left {', '.join(aside)} aside"] if aside else []
+    notes += [f"left {_some(aside)} aside"] if aside else []
     return StateDict(tensors, ", ".join(notes))
 
 
-def _nested(contents: Any) -> Mapping[str, Any]:
+def _nested(contents: Mapping[Any, Any], wanted: Sequence[str]) -> Mapping[Any, Any]:
     """A file without nesting has entries as first parts of its names."""
-    if not isinstance(contents, Mapping):
-        return {}
-    pairs = [(*str(name).partition("."), x) for name, x in contents.items()]
-    if not all(first in ENTRIES and dot for first, dot, _, _ in pairs):
+    entries: dict[str, dict[str, Any]] = {}
+    others = {}
+    for name, value in contents.items():
+        starts = (n for n in (*wanted, *ENTRIES) if str(name).startswith(f"{n}."))
+        if entry := next(starts, None):
+            entries.setdefault(entry, {})[name.removeprefix(f"{entry}.")] = value
+        else:
+            others[name] = value
+    if others and not any(entry in entries for entry in wanted):
         return contents
-    nested: dict[str, dict[str, Any]] = {}
-    for first, _, rest, x in pairs:
-        nested.setdefault(first, {})[rest] = x
-    return nested
+    return entries | others
+
+
+def _some(names: Sequence[Any]) -> str:
+    """The first of the names, each of them safe to print and not too long."""
+    shown = [f"{name!a:.60}" for name in names[:MOST_LISTED]]
+    rest = len(names) - len(shown)
+    return ", ".join(shown + ([f"{rest} more"] if rest else []))

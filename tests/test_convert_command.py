@@ -4,8 +4,11 @@ import hashlib
 import json
 import os
 import pickle
+import resource
 import subprocess
+import sys
 import zipfile
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +18,26 @@ import pytest
 import safetensors.numpy
 import tiny
 from flax import nnx
-from golden_weights import assert_close, keys, load, made_up_weights
+from golden_weights import assert_close, load, made_up_weights
 
 import cir_jax
-from cir_jax import cli, state_dicts, torch_file, weights
+from cir_jax import cli, convert_command, state_dicts, torch_file, torch_pickle, weights
 from cir_jax.convert import official_shapes, to_official
 from cir_jax.errors import UserError
 from cir_jax.models import abstract_model
 
-INDEX = "relative_position_index_"
-TINY = ("promptcir_tiny", "ucip_tiny", "restormer_tiny", "restormer_biasfree_tiny")
-
 
 def prefixed(prefix, tensors):
     return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def lightning(tensors):
+    return {
+        "state_dict": prefixed("net.", tensors),
+        "optimizer_states": [{"state": {0: {"exp_avg": np.ones(3, np.float32)}}}],
+        "pytorch-lightning_version": "2.1.0",
+        "callbacks": {},
+    }
 
 
 WRAPPED = {
@@ -37,12 +46,7 @@ WRAPPED = {
     "ema alone": lambda t: {"params_ema": t},
     "parallel": lambda t: {"state_dict": prefixed("module.", t), "epoch": 3},
     "compiled": lambda t: {"model": prefixed("_orig_mod.module.", t)},
-    "lightning": lambda t: {
-        "state_dict": prefixed("net.", t),
-        "optimizer_states": [{"state": {0: {"exp_avg": np.ones(3, np.float32)}}}],
-        "pytorch-lightning_version": "2.1.0",
-        "callbacks": {},
-    },
+    "lightning": lightning,
 }
 
 
@@ -58,12 +62,19 @@ def flat(contents):
 
 
 def write(path, contents):
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         safetensors.numpy.save_file(flat(contents), path)
     elif path.suffix == ".npz":
         np.savez(path, **flat(contents))
-    else:
+    elif isinstance(contents, Mapping) and all(isinstance(n, str) for n in contents):
         torch_file.write(path, contents)
+    else:
+        arrays = []
+        program = torch_pickle.dump(contents, arrays)
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", program)
+            for key, array in enumerate(arrays):
+                archive.writestr(f"archive/data/{key}", array.tobytes())
     return path
 
 
@@ -78,18 +89,16 @@ def stored(path):
 
 @pytest.fixture(scope="module")
 def official():
-    return made_up_weights(official_shapes(abstract_model(tiny.MODEL)))
+    return made_up_weights(official_shapes(abstract_model(tiny.OFFICIAL)))
 
 
 @pytest.fixture(scope="module")
 def ours(official, tmp_path_factory):
     """A converted file, compared with the official tensors."""
     folder = tmp_path_factory.mktemp("converted")
-    source = write(folder / "official.pth", official)
-    assert convert(source) == cli.DONE
+    assert convert(write(folder / "official.pth", official)) == cli.DONE
     metadata, tensors = stored(folder / "official.safetensors")
-    returned = to_official(json.loads(metadata["model"]), tensors)
-    assert_same({name: returned[name] for name in official}, official)
+    assert_same(to_official(json.loads(metadata["model"]), tensors), official)
     return folder / "official.safetensors"
 
 
@@ -99,16 +108,24 @@ def assert_same(left, right):
         np.testing.assert_array_equal(left[name], tensor, strict=True)
 
 
-@pytest.mark.parametrize("golden", TINY)
-def test_a_converted_file_restores_as_the_official_network(golden, tmp_path):
+@pytest.mark.parametrize(
+    ("golden", "wrapping"),
+    [
+        ("ucip_tiny", "parallel"),
+        ("restormer_biasfree_tiny", "plain"),
+        pytest.param("restormer_tiny", "compiled", marks=pytest.mark.slow),
+        pytest.param("promptcir_tiny", "ema alone", marks=pytest.mark.slow),
+        pytest.param("promptir_full", "lightning", marks=pytest.mark.slow),
+    ],
+)
+def test_a_converted_file_restores_as_the_official_network(golden, wrapping, tmp_path):
     goldens, tensors = load(golden)
-    source = write(tmp_path / f"{golden}.pth", {"params": tensors})
+    source = write(tmp_path / f"{golden}.pth", WRAPPED[wrapping](tensors))
     assert convert(source) == cli.DONE
     metadata, _ = stored(tmp_path / f"{golden}.safetensors")
     assert metadata["source"] == source.name
     assert metadata["source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
     assert metadata["converter"].startswith("cir_jax ")
-    assert metadata["taken"] == "took 'params'"
 
     graph, state = nnx.split(cir_jax.load(tmp_path / f"{golden}.safetensors"))
     told = {"codec": jnp.array([0, 4])} if golden == "ucip_tiny" else {}
@@ -118,7 +135,7 @@ def test_a_converted_file_restores_as_the_official_network(golden, tmp_path):
 
 CASES = [(name, suffix) for name in WRAPPED for suffix in (".pth", ".safetensors")]
 CASES.remove(("ema", ".safetensors"))  # has names that no state dict has
-CASES += [("plain", ".pt"), ("plain", ".npz")]
+CASES += [("plain", ".pt"), ("plain", ".npz"), ("plain", ".SafeTensors")]
 
 
 @pytest.mark.parametrize(("wrapping", "suffix"), CASES)
@@ -132,23 +149,72 @@ def test_every_file_and_wrapping_gives_the_same_bits(
     assert_same(tensors, stored(ours)[1])
     said = capsys.readouterr().out
     if wrapping == "ema":
-        assert "took 'params_ema', left params aside" in said
+        assert metadata["taken"] == "took 'params_ema', left 'params' aside"
+        assert metadata["taken"] in said
     if wrapping == "parallel":
         assert "names without 'module.'" in said
 
 
-def test_the_way_back_is_a_strict_loaders(official, ours, tmp_path):
-    """Index buffers included; and what came back converts to the same again."""
-    for name in ("back.pth", "back.safetensors", "back.npz"):
-        back = tmp_path / name
-        assert convert(ours, "--to-torch", "-o", back, "--entry", "params") == cli.DONE
-        returned = state_dicts.read(back).tensors
-        indices = [returned.pop(INDEX + which) for which in ("SA", "OCA")]
-        assert {x.dtype.name for x in indices} == {"int64"}
-        assert_same(returned, official)
-    again = tmp_path / "again.safetensors"
-    assert convert(tmp_path / "back.pth", "-o", again) == cli.DONE
-    assert_same(stored(again)[1], stored(ours)[1])
+@pytest.mark.parametrize(
+    ("wrap", "entry", "words"),
+    [
+        (lambda t: {"ema": t, "epoch": 3}, "ema", "it holds 'ema', 'epoch': name the"),
+        (lambda t: prefixed("ema_model.", t), "ema_model", "as in --entry ema_model"),
+        (
+            lambda t: {"state_dict": prefixed("a.g.", t) | prefixed("d.", t)},
+            "a.g",
+            "start with 'a.g.' or 'd.': say",
+        ),
+    ],
+)
+def test_the_entry_is_asked_for(official, ours, tmp_path, wrap, entry, words):
+    source = write(tmp_path / "x.pth", wrap(official))
+    with pytest.raises(UserError) as error:
+        convert(source)
+    assert words in str(error.value)
+    assert convert(source, "--entry", entry) == cli.DONE
+    assert_same(stored(tmp_path / "x.safetensors")[1], stored(ours)[1])
+
+
+@pytest.mark.parametrize("suffix", convert_command.OFFICIAL_SUFFIXES)
+def test_the_way_back_gives_the_same_bits(official, ours, tmp_path, suffix):
+    back = tmp_path / f"back{suffix}"
+    assert convert(ours, "--to-torch", "-o", back, "--entry", "params") == cli.DONE
+    returned = state_dicts.read(back)
+    assert returned.taken == "took 'params'"
+    assert_same(returned.tensors, official)
+    assert convert(back, "-o", tmp_path / "again.safetensors") == cli.DONE
+    assert_same(stored(tmp_path / "again.safetensors")[1], stored(ours)[1])
+
+
+def test_the_way_back_has_the_index_buffers_that_strict_loaders_want(tmp_path):
+    tensors = made_up_weights(official_shapes(abstract_model(tiny.MODEL)))
+    ours, back = tmp_path / "official.safetensors", tmp_path / "back.pth"
+    assert convert(write(tmp_path / "official.pth", tensors)) == cli.DONE
+    assert convert(ours, "--to-torch", "-o", back) == cli.DONE
+    returned = torch_file.read(back)
+    indices = [returned.pop(f"relative_position_index_{x}") for x in ("SA", "OCA")]
+    assert {x.dtype.name for x in indices} == {"int64"}
+    assert_same(returned, tensors)
+    assert convert(back, "-o", ours, "--overwrite") == cli.DONE
+
+
+def test_a_workdir_has_a_way_back_too(official, ours, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / weights.WORKDIR_NAME
+    own.write_bytes(ours.read_bytes())
+    assert convert(".", "--to-torch") == cli.DONE
+    assert_same(torch_file.read(tmp_path / "weights.pth"), official)
+    with pytest.raises(UserError, match="is the checkpoint"):
+        convert(".", "--to-torch", "-o", own, "--overwrite")
+
+    package = tmp_path / "package"
+    package.mkdir()
+    own.rename(package / "best.safetensors")
+    ships = {"best": package / "best.safetensors"}
+    monkeypatch.setattr(weights, "shipped", lambda: ships)
+    assert convert("best", "--to-torch") == cli.DONE
+    assert (tmp_path / "best.pth").is_file()
 
 
 def test_half_precision_stays_and_loads_as_float32(official, tmp_path):
@@ -160,11 +226,13 @@ def test_half_precision_stays_and_loads_as_float32(official, tmp_path):
     loaded = nnx.to_pure_dict(nnx.state(cir_jax.load(out), nnx.Param))
     for name, value in weights.flatten(loaded).items():
         np.testing.assert_array_equal(value, tensors[name].astype(np.float32))
+    with pytest.raises(UserError, match=r"\.npz cannot hold bfloat16"):
+        convert(out, "--to-torch", "-o", tmp_path / "half.npz")
 
 
-def test_what_shapes_do_not_tell_is_asked_for(tmp_path):
-    source = write(tmp_path / "u.pth", made_up_weights(keys("ucip_tiny")))
-    names = "jpeg,hm,vtm,psnr,ssim,hific"
+@pytest.mark.parametrize("names", ["jpeg,hm", "7,6"])
+def test_what_shapes_do_not_tell_is_asked_for(official, tmp_path, names):
+    source = write(tmp_path / "u.pth", official)
     assert convert(source, "--model", "ucip", "--option", f"codecs={names}") == cli.DONE
     assert cir_jax.load(tmp_path / "u.safetensors").known_codecs == tuple(
         names.split(",")
@@ -181,22 +249,48 @@ def test_others_tensors_are_dropped_only_when_asked(official, tmp_path):
     assert convert(source, "--drop", "loss.*") == cli.DONE
 
 
+def test_names_are_any_bytes(official, tmp_path):
+    source = write(tmp_path / os.fsdecode(b"a b\xff.pth"), official)
+    assert convert(source) == cli.DONE
+    assert stored(source.with_suffix(".safetensors"))[0]["source"] == r"a b\xff.pth"
+
+
 def without(name):
     return lambda tensors: {n: x for n, x in tensors.items() if n != name}
+
+
+def replaced(name, value):
+    return lambda tensors: tensors | {name: value}
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (without("output.weight"), "has no 'output.weight', it is not complete"),
-        (without("latent.0.norm2.body.bias"), "- latent.0.norm2.body.bias (32,): not"),
-        (lambda t: t | {"x": np.ones(3)}, "+ x (3,): not in the network"),
+        (without("norm.bias"), "- norm.bias (8,): not in the state dict"),
+        (replaced("x", np.ones(3)), "+ x (3,): not in the network"),
         (
-            lambda t: t | {"latent.0.norm2.body.bias": np.ones((32, 1))},
-            "! latent.0.norm2.body.bias: (32, 1), but (32,) in the network",
+            replaced("norm.bias", np.ones((8, 1))),
+            "! norm.bias: (8, 1), but (8,) in the network",
+        ),
+        (
+            replaced("norm.bias", np.ones(8, np.int64)),
+            "! norm.bias: int64 numbers, but floating ones",
+        ),
+        (
+            replaced("norm.bias", np.float32([0, 1, np.nan, -np.inf, 2, 3, 4, 5])),
+            "! norm.bias: 2 of 8 numbers are not finite",
         ),
         (lambda t: {"conv.weight": np.ones((3, 3))}, "no known network has tensors"),
         (lambda t: {"epoch": 3}, "holds no tensors under params_ema or params"),
+        (lambda t: {}, "it holds nothing: name the entry"),
+        (lambda t: list(t.values()), "holds one list, not tensors by their names"),
+        (lambda t: t["norm.bias"], "holds one tensor, not tensors by their names"),
+        (lambda t: dict(enumerate(t.values())), "a tensor is called 0: expected"),
+        (replaced("a\n\x1b[31m", np.ones(3)), r"is called 'a\n\x1b[31m': expected"),
+        (
+            lambda t: prefixed("module.", t) | {"norm.bias": np.ones(8)},
+            "norm.bias is there twice, with and without a wrapper's 'module.'",
+        ),
     ],
 )
 def test_what_does_not_fit_is_listed_and_nothing_written(
@@ -205,6 +299,7 @@ def test_what_does_not_fit_is_listed_and_nothing_written(
     source = write(tmp_path / "broken.pth", change(official))
     with pytest.raises(UserError) as error:
         convert(source)
+    assert str(error.value).startswith(str(source))
     assert words in str(error.value)
     assert list(tmp_path.iterdir()) == [source]
 
@@ -238,17 +333,24 @@ def test_a_hostile_file_is_refused_by_the_command_and_runs_nothing(tmp_path):
     ("arguments", "words"),
     [
         (["nowhere.pth"], "nowhere.pth is no file"),
+        (["."], ". is no file"),
         (["SOURCE", "-o", "x.pth"], "ends in .safetensors"),
         (["SOURCE", "-o", "nowhere/x.safetensors"], "folder does not exist"),
         (["SOURCE", "--variant", "T"], "needs --model"),
         (["SOURCE", "--entry", "ema"], "no tensors under ema; it holds"),
         (["SOURCE", "--model", "restormer", "--variant", "T"], "not in the state dict"),
-        (["SOURCE", "--option", "num_tasks=3"], "but (3,) in the network"),
+        (["SOURCE", "--option", "bases=3"], "but (3,) in the network"),
+        (["SOURCE", "--option", "depths=(2,'x')"], "ucip cannot be built of"),
         (["OURS"], "is a weights file of cir_jax already"),
         (["OURS", "--to-torch", "-o", "x.bin"], "ends in .pth or .pt or"),
+        (["OURS", "--to-torch", "--drop", "x"], "--drop is for official checkpoints"),
+        (["SOURCE", "--against", "m.py:Net"], "--against runs PyTorch, which is not"),
     ],
 )
-def test_wrong_use_is_one_sentence(official, ours, tmp_path, arguments, words):
+def test_wrong_use_is_one_sentence(
+    official, ours, tmp_path, monkeypatch, arguments, words
+):
+    monkeypatch.setitem(sys.modules, "torch", None)
     source = write(tmp_path / "source.pth", official)
     paths = {"SOURCE": str(source), "OURS": str(ours)}
     out = [] if "-o" in arguments else ["-o", tmp_path / "out.safetensors"]
@@ -267,14 +369,54 @@ def test_an_existing_output_is_left_alone(ours):
     assert ours.read_bytes() == before
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "pth", "npz"])
+def test_a_full_disk_is_said_and_leaves_nothing(official, ours, tmp_path, suffix):
+    source = write(tmp_path / "source.pth", official)
+    back = [] if suffix == "safetensors" else ["--to-torch"]
+    out = tmp_path / f"out.{suffix}"
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))
+    try:
+        with pytest.raises(OSError) as error:
+            convert(ours if back else source, *back, "-o", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (error.value.filename, "too large" in error.value.strerror) == (
+        str(out),
+        True,
+    )
+    assert list(tmp_path.iterdir()) == [source]
+
+
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path):
     source = tmp_path / "bomb.npz"
     np.savez_compressed(source, x=np.zeros(20_000_000, np.float32))
     with pytest.raises(UserError, match=r"would unpack to 80,\d+,\d+ bytes, more than"):
         convert(source)
-    (tmp_path / "cut.npz").write_bytes(source.read_bytes()[:5000])
-    with pytest.raises(UserError, match=r"is not a readable \.npz file"):
-        convert(tmp_path / "cut.npz")
+
+
+def test_what_is_no_npz_archive_is_refused(official, tmp_path):
+    whole = write(tmp_path / "whole.npz", official).read_bytes()
+    np.save(tmp_path / "array.npy", np.ones(3))
+    central = whole.index(b"PK\1\2")
+    encrypted = bytearray(whole)
+    encrypted[6], encrypted[central + 8] = 1, 1
+    for contents in (
+        whole[:5000],
+        bytes(encrypted),
+        (tmp_path / "array.npy").read_bytes(),
+        b"",
+    ):
+        (tmp_path / "x.npz").write_bytes(contents)
+        with pytest.raises(UserError, match=r"x\.npz is not a readable \.npz file"):
+            convert(tmp_path / "x.npz")
+
+
+def test_numbers_that_numpy_lacks_are_refused(official, tmp_path):
+    odd = official | {"norm.bias": np.ones(8, ml_dtypes.float8_e4m3fn)}
+    source = write(tmp_path / "x.safetensors", odd)
+    with pytest.raises(UserError, match="of a type that NumPy lacks"):
+        convert(source, "-o", tmp_path / "y.safetensors")
 
 
 def test_the_check_runs_what_was_written(ours, tmp_path, capsys):
@@ -287,7 +429,8 @@ def test_the_check_runs_what_was_written(ours, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == first
 
     metadata, tensors = stored(out)
-    broken = tensors | {"output.kernel": tensors["output.kernel"] * np.nan}
-    weights.write(out, broken, metadata)
+    for name in ("head.conv_hr.kernel", "head.conv_last.kernel"):
+        tensors[name] = tensors[name] * np.float32(1e30)
+    weights.write(out, tensors, metadata)
     assert convert(out, "--to-torch", "--check") == cli.SOME_FAILED
-    assert "not finite" in capsys.readouterr().out
+    assert "check: FAILED, not all of" in capsys.readouterr().out

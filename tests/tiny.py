@@ -32,6 +32,8 @@ UCIP = {  # told the codec, x4
 
 LIGHT = UCIP | {"scale": 1, "mixing": "pixel", "skip": True}
 """Blind, x1; compiles ten times as fast as the smallest PromptCIR."""
+OFFICIAL = LIGHT | {"mixing": "codec", "skip": False, "codecs": ("0", "1")}
+"""The same as the official code has it, so that it converts there and back."""
 
 
 def model(seed: int = 0) -> nnx.Module:

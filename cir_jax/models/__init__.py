@@ -17,6 +17,8 @@ from cir_jax.errors import UserError, unknown
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 """The types that networks compute in, by name."""
 
+# What odd values raise where a network is put together.
+_UNBUILDABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _SHARED = {"layers", "pooling", "prompted_unet"}  # files of no single network
 
 
@@ -52,16 +54,16 @@ def build_model(
             are told; or a value of which the network cannot be built.
     """
     hyper_parameters = dict(config)
-    name = hyper_parameters.pop("name", "")
+    name = str(hyper_parameters.pop("name", ""))
     if name not in model_names():
         raise unknown("model", name, model_names())
     module = importlib.import_module(f"{__name__}.{name}")
 
     variant = hyper_parameters.pop("variant", None)
     if variant is not None:
-        if variant not in module.VARIANTS:
-            raise unknown(f"variant of {name}", variant, module.VARIANTS)
-        hyper_parameters = module.VARIANTS[variant] | hyper_parameters
+        if str(variant) not in module.VARIANTS:
+            raise unknown(f"variant of {name}", str(variant), module.VARIANTS)
+        hyper_parameters = module.VARIANTS[str(variant)] | hyper_parameters
 
     known = set(inspect.signature(module.Model.__init__).parameters)
     known -= {"self", "rngs", "dtype"}
@@ -70,7 +72,7 @@ def build_model(
             raise unknown(f"hyper-parameter of {name}", key, known)
     try:
         return module.Model(**hyper_parameters, rngs=rngs, dtype=dtype)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except _UNBUILDABLE as error:
         raise UserError(
             f"{name} cannot be built of {hyper_parameters}: {error}"
         ) from error

@@ -101,7 +101,8 @@ class PromptCIR(PromptedUNet):
             heads: attention heads of each level; the last decoder level, of twice
                 `dim` channels, has as many as the first encoder level.
             ffn_expansion: hidden width of the feed-forward networks, in channels.
-            window_size: side of the attention windows, in pixels, a multiple of 4.
+            window_size: side of the attention windows, in pixels, a multiple of 4, at
+                most 64: what windows take grows with its fourth power.
             num_tasks: length of the prompt bank's second axis.
             num_bases: basis prompts of levels 1, 2, 3.
             prompt_dims: width of the prompts of levels 1, 2, 3.
@@ -113,8 +114,8 @@ class PromptCIR(PromptedUNet):
         Raises:
             UserError: sizes that do not go together.
         """
-        if window_size % 4:
-            raise UserError(f"window_size {window_size} is no multiple of 4")
+        if window_size % 4 or not 0 < window_size <= 64:
+            raise UserError(f"window_size {window_size} is no multiple of 4 up to 64")
         self.window_size = window_size
         self.num_tasks = num_tasks
         self.num_bases = tuple(num_bases)

@@ -101,7 +101,7 @@ class UCIP(RestorationModel):
         scale: int = 4,
         skip: bool = False,
         mixing: str = "codec",
-        codecs: Sequence[str] = ("0", "1", "2", "3", "4", "5"),
+        codecs: Sequence[str | int] = ("0", "1", "2", "3", "4", "5"),
         channels: int = 3,
         *,
         rngs: nnx.Rngs,
@@ -144,7 +144,7 @@ class UCIP(RestorationModel):
         self.scale = scale
         self.skip = skip
         self.mixing = mixing
-        self.codecs = tuple(codecs)
+        self.codecs = tuple(map(str, codecs))
         self.channels = channels
 
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
@@ -210,7 +210,7 @@ def _check(
     share: int,
     scale: int,
     mixing: str,
-    codecs: Sequence[str],
+    codecs: Sequence[str | int],
 ) -> None:
     if mixing not in MIXINGS:
         raise unknown("mixing", mixing, MIXINGS)
@@ -223,7 +223,11 @@ def _check(
         )
     if width % share:
         raise UserError(f"share {share} does not divide width {width}")
-    if isinstance(codecs, str) or not codecs or len(set(codecs)) < len(codecs):
+    if (
+        isinstance(codecs, str)
+        or not codecs
+        or len(set(map(str, codecs))) < len(codecs)
+    ):
         raise UserError(f"codecs {codecs!r}: expected a list of different names")
 
 

@@ -84,8 +84,13 @@ def write(
     # Of transposed views the package would write the bytes in the order they lie in.
     whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     with written_whole(path) as temporary:
-        # Not save_file, whose files nobody but their owner may read.
-        temporary.write_bytes(safetensors.numpy.save(whole, dict(metadata)))
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        try:
+            safetensors.numpy.save_file(whole, temporary, dict(metadata))
+        except safetensors.SafetensorError as error:  # a full disk
+            raise OSError(None, str(error), str(path)) from error
+        temporary.chmod(mode)  # the package lets nobody but the owner read it
 
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
@@ -101,6 +106,10 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(
             f"{path} is not a readable safetensors file ({error})"
+        ) from error
+    except AttributeError as error:
+        raise UserError(
+            f"{path} has numbers of a type that NumPy lacks ({error})"
         ) from error
 
 
@@ -118,7 +127,7 @@ def read_parameters(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         )
     try:
         config = json.loads(metadata["model"])
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise UserError(
             f"{path} is for a model that cannot be built: {error}"
         ) from error
