@@ -4,6 +4,7 @@ A network that is to be converted adds a row to `_NETWORKS`, under the name of a
 tensor that only it has.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from math import ceil, isqrt
 from typing import Any
@@ -134,8 +135,9 @@ def _ffn_expansion(shapes: Shapes) -> float:
         if name.endswith("ffn.project_out.weight")
     ]
     low = max(hidden / channels for channels, hidden in widths)
-    for digits in range(1, 16):
-        expansion = ceil(low * 10**digits) / 10**digits
+    # The next decimal as well: products of the first may be rounded to below a width.
+    for digits, more in itertools.product(range(1, 18), (0, 1)):
+        expansion = (ceil(low * 10**digits) + more) / 10**digits
         if all(int(channels * expansion) == hidden for channels, hidden in widths):
             return expansion
     raise UserError(f"no single expansion gives the feed-forward widths {widths}")

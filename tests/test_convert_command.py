@@ -18,7 +18,7 @@ import pytest
 import safetensors.numpy
 import tiny
 from flax import nnx
-from golden_weights import assert_close, load, made_up_weights
+from golden_weights import assert_close, keys, load, made_up_weights
 
 import cir_jax
 from cir_jax import cli, convert_command, state_dicts, torch_file, torch_pickle, weights
@@ -417,6 +417,39 @@ def test_numbers_that_numpy_lacks_are_refused(official, tmp_path):
     source = write(tmp_path / "x.safetensors", odd)
     with pytest.raises(UserError, match="of a type that NumPy lacks"):
         convert(source, "-o", tmp_path / "y.safetensors")
+
+
+PROGRAM = """
+import sys, time
+from cir_jax import cli
+start = time.monotonic()
+status = cli.run(["convert", *sys.argv[1:]])
+peak = next(line.split()[1] for line in open("/proc/self/status") if "VmHWM" in line)
+print(status, peak, time.monotonic() - start)
+"""
+
+
+@pytest.mark.slow
+def test_a_full_checkpoint_takes_seconds_and_less_than_a_gigabyte(tmp_path):
+    """With the optimizer's moments beside it, and back."""
+    tensors = made_up_weights(keys("promptcir_full"))
+    moments = [{"exp_avg": x, "exp_avg_sq": x} for x in tensors.values()]
+    contents = lightning(tensors) | {"optimizer_states": [{"state": moments}]}
+    source = write(tmp_path / "full.pth", contents)
+    ours = tmp_path / "full.safetensors"
+    del tensors, moments, contents
+    for arguments in ([source], [ours, "--to-torch", "-o", tmp_path / "back.pth"]):
+        result = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        status, kibibytes, seconds = map(float, result.stdout.splitlines()[-1].split())
+        print(f"{arguments[0].name}: {kibibytes / 976.6:.0f} MB, {seconds:.1f} s")
+        assert status == cli.DONE
+        assert kibibytes * 1024 < 1e9
+        assert seconds < 60
 
 
 def test_the_check_runs_what_was_written(ours, tmp_path, capsys):

@@ -8,9 +8,14 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny
+from golden_weights import made_up_weights
 
-from cir_jax import image_io
+from cir_jax import image_io, torch_file
+from cir_jax.convert import official_shapes
+from cir_jax.models import abstract_model
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
@@ -24,10 +29,12 @@ def test_every_cir_command_runs(tmp_path, photographs, weights_file):
         image_io.write_png(tmp_path / "photos" / f"{name}.png", crop)
     (tmp_path / "runs" / "quickstart").mkdir(parents=True)
     shutil.copy(weights_file, tmp_path / "runs/quickstart/weights.safetensors")
+    official = made_up_weights(official_shapes(abstract_model(tiny.MODEL)))
+    torch_file.write(tmp_path / "promptcir.pth", official)
     scripts = sysconfig.get_path("scripts")
     environment = os.environ | {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
     commands = [command for command in COMMANDS if command.startswith("cir ")]
-    assert len(commands) >= 7
+    assert len(commands) >= 9
     for command in commands:
         result = subprocess.run(
             shlex.split(command),
@@ -41,6 +48,9 @@ def test_every_cir_command_runs(tmp_path, photographs, weights_file):
     for folder in ("mine", "ucsr"):
         assert (tmp_path / "data" / folder / "manifest.json").is_file()
     assert (tmp_path / "scores.json").is_file()
+    returned = torch_file.read(tmp_path / "official.pth")
+    for name, tensor in official.items():
+        np.testing.assert_array_equal(returned[name], tensor, strict=True)
 
 
 def test_every_config_that_is_named_is_there():

@@ -10,15 +10,18 @@ import optax
 import pytest
 import tiny
 from flax import nnx
+from golden_weights import made_up_weights
 from test_experiment import QUICKSTART, load
 
-from cir_jax import Restorer, cli, image_io, train, weights
+from cir_jax import Restorer, cli, image_io, torch_file, train, weights
 from cir_jax.checkpoints import Checkpoints
 from cir_jax.compression import compressions
+from cir_jax.convert import from_state_dict, official_shapes
 from cir_jax.errors import UserError
 from cir_jax.evaluate import evaluate
 from cir_jax.losses import charbonnier
 from cir_jax.metrics_log import MetricsLog
+from cir_jax.models import abstract_model
 from cir_jax.train import initial_model, train_and_evaluate
 from cir_jax.train_step import TrainState, make_step
 
@@ -387,3 +390,12 @@ def test_weights_to_start_from(config, weights_file):
     config.model = tiny.LIGHT | {"width": 4}
     with pytest.raises(UserError, match=r"holds a model of config .*make them equal"):
         initial_model(config)
+
+
+def test_official_weights_to_start_from(config, tmp_path):
+    official = made_up_weights(official_shapes(abstract_model(tiny.OFFICIAL)))
+    torch_file.write(tmp_path / "official.pth", official)
+    assert cli.run(["convert", str(tmp_path / "official.pth")]) == cli.DONE
+    config.model = tiny.OFFICIAL
+    config.init_from = str(tmp_path / "official.safetensors")
+    assert_same_params(initial_model(config), from_state_dict(official))
