@@ -13,6 +13,10 @@ from cir_jax import parallel
 from cir_jax.errors import UserError
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def _psnr(metrics: Mapping[str, float]) -> float:
     return metrics["psnr"]
 
@@ -24,7 +28,7 @@ class Checkpoints:
     complete. The last `keep` are kept, and the best by the evaluation's PSNR.
     """
 
-    def __init__(self, folder: Path, keep: int):
+    def __init__(self, folder: Path, keep: int, *, read_only: bool = False):
         latest = preservation_policy.LatestN(keep)
         best = preservation_policy.BestN(
             get_metric_fn=_psnr, n=1, keep_checkpoints_without_metrics=False
@@ -36,7 +40,8 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
                 best_fn=_psnr,  # without one, metrics are not written to disk
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
             ),
         )
 
@@ -75,14 +80,12 @@ class Checkpoints:
             UserError: there is none that can be read: all are damaged, or of another
                 model or optimizer.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         damaged: dict[int, str] = {}
         for step in reversed(self.steps):
             try:
-                args = ocp.args.StandardRestore(abstract)
-                restored = self._manager.restore(step, args=args)
+                restored = self._read(step, state)
             except Exception as error:  # of many kinds, by what is damaged
-                damaged[step] = (str(error) or type(error).__name__).splitlines()[0]
+                damaged[step] = _first_line(error)
                 continue
             for bad, reason in damaged.items():
                 aside = self._put_aside(bad)
@@ -98,6 +101,36 @@ class Checkpoints:
             f"and optimizer, or is damaged ({damaged[newest]}): give another "
             "--workdir, or the config it had"
         )
+
+    def read(self, step: int | None, state: Any) -> tuple[int, Any]:
+        """One checkpoint's step and state; nothing is changed.
+
+        Args:
+            step: which; the newest when None.
+            state: see `restore`; shapes with shardings will do.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        steps = self.steps
+        if not steps or step not in (None, *steps):
+            found = ", ".join(map(str, steps)) or "none"
+            raise UserError(
+                f"{self._folder} has no checkpoint of step {step}; it has {found}"
+            )
+        step = steps[-1] if step is None else step
+        try:
+            return step, self._read(step, state)
+        except Exception as error:
+            raise UserError(
+                f"checkpoint {self._folder / str(step)} is damaged "
+                f"({_first_line(error)}): take another, of "
+                f"{', '.join(str(other) for other in steps if other != step)}"
+            ) from error
+
+    def _read(self, step: int, state: Any) -> Any:
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
     def _put_aside(self, step: int) -> Path:
         """Moves a checkpoint away, so that its step can be saved again."""

@@ -192,6 +192,14 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(job=convert_command.run)
     convert_command.add_options(convert)
 
+    export = commands.add_parser("export", help="weights of a training's checkpoint")
+    export.set_defaults(job=_export)
+    export.add_argument("workdir", type=Path, metavar="WORKDIR")
+    export.add_argument(
+        "-o", "--out", type=Path, help="default: WORKDIR/step-STEP.safetensors"
+    )
+    export.add_argument("--step", type=int, help="default: the newest checkpoint's")
+
     compare = commands.add_parser("compare", help="look at versions of pictures")
     compare.set_defaults(job=_compare)
     compare.add_argument(
@@ -375,6 +383,14 @@ def _restorer(options: argparse.Namespace):
         self_ensemble=options.self_ensemble,
         device=options.device,
     )
+
+
+def _export(options: argparse.Namespace) -> int:
+    from cir_jax.export import export
+
+    step, out = export(options.workdir, options.out, options.step)
+    print(f"averaged weights of step {step}: {out}")
+    return DONE
 
 
 def _compare(options: argparse.Namespace) -> int:

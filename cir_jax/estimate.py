@@ -19,7 +19,7 @@ def describe(
     state: TrainState,
     batch_size: int,
     accumulate: int,
-    program: jax.stages.Compiled,
+    memory: Any,
     flops: float,
 ) -> list[str]:
     """The devices and what a step takes of them, in lines to print.
@@ -29,7 +29,7 @@ def describe(
         state: of arrays on the mesh.
         batch_size: images of a step, all devices together.
         accumulate: passes of a step.
-        program: the compiled step.
+        memory: what `memory_analysis` tells of the compiled step.
         flops: of a step, all devices together, see `lowered_step`.
     """
     device = mesh.devices.flat[0]
@@ -43,7 +43,6 @@ def describe(
         f"{name} {count(parallel.bytes_per_device(part), 'B')}"
         for name, part in parts.items()
     )
-    memory = program.memory_analysis()
     lines = [
         f"devices: {mesh.size} {device.device_kind} in {jax.process_count()} "
         f"process(es), mesh {axes}",

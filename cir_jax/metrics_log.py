@@ -39,7 +39,7 @@ class MetricsLog:
         self._trackers = trackers if writes else ()
         self._writes = writes
         self._waited = 0.0
-        self._pending: list[tuple[int, float, float, Mapping[str, jax.Array]]] = []
+        self._pending: list[tuple[int, float, float, Mapping[str, Any]]] = []
         if writes and path.is_file():
             lines = path.read_text().splitlines(keepends=True)
             kept = (line for line in lines if _step(line) <= start)
@@ -54,7 +54,7 @@ class MetricsLog:
             self._waited += time.perf_counter() - start
             yield batch
 
-    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+    def add(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Takes a step's metrics without waiting for them.
 
         Waits for the step before last, though, so that the host stays at most two steps

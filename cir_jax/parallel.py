@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cir_jax.errors import UserError
 
@@ -124,7 +124,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_shardings(mesh: Mesh, tree: Any) -> Any:
+def state_shardings(mesh: Mesh | AbstractMesh, tree: Any) -> Any:
     """Where each array of the training state lies.
 
     Cut along its largest axis that the devices of `fsdp` divide, the first of equals;

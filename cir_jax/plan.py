@@ -11,7 +11,6 @@ import argparse
 import ast
 import dataclasses
 import datetime
-import functools
 import itertools
 import math
 import os
@@ -39,7 +38,7 @@ from cir_jax.models import DTYPES, abstract_model
 from cir_jax.optimizers import optimizer
 from cir_jax.progress import progress_bar
 from cir_jax.tables import markdown
-from cir_jax.train_step import initial_state
+from cir_jax.train_step import abstract_state
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CHIP, CHIPS = "TPU v5 lite", (8, 64, 256)
@@ -170,8 +169,7 @@ def training(config: ConfigDict, devices: Sequence[Any] | None = None) -> tuple:
     model = abstract_model(config.model, dtype=DTYPES[config.dtype])
     graphdef, params = nnx.split(model, nnx.Param)
     transformation = optimizer(config.optimizer, config.steps, config.trainable)
-    start = functools.partial(initial_state, transformation=transformation, mesh=mesh)
-    state = jax.eval_shape(start, nnx.to_pure_dict(params))
+    state = abstract_state(nnx.to_pure_dict(params), transformation, mesh)
     sides = {"degraded": config.data.patch, "clean": model.scale * config.data.patch}
     batch = {
         name: jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)

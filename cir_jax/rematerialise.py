@@ -1,5 +1,6 @@
 """Less memory for more time: blocks whose inside is computed again for the gradient."""
 
+import functools
 from typing import Any
 
 import jax
@@ -16,30 +17,8 @@ POLICIES = {
 convolutions and linear layers), or nothing."""
 
 
-class _Twice(nnx.Module):
-    """A block that keeps its inputs alone, and whatever the policy lets it."""
-
-    def __init__(self, block: Block, policy: Any):
-        self.block = block
-        self.policy = policy
-
-    def __call__(self, *arguments: Any) -> Any:
-        """The block's result."""
-        # What is no array, such as a pool of means, goes around the tracing.
-        arrays = [a if isinstance(a, jax.Array) else None for a in arguments]
-
-        def run(*traced):
-            pairs = zip(traced, arguments, strict=True)
-            return self.block(*(a if t is None else t for t, a in pairs))
-
-        return jax.checkpoint(run, policy=self.policy)(*arrays)
-
-
 def rematerialise(model: nnx.Module, policy: str) -> None:
-    """Makes a model's blocks compute their inside again, in place.
-
-    The model can be called and differentiated as before; its state is no longer the
-    one that weights files have.
+    """Makes a model's blocks compute their inside again for the gradient, in place.
 
     Args:
         model: any model; what is a `layers.Block` in it is changed.
@@ -47,13 +26,23 @@ def rematerialise(model: nnx.Module, policy: str) -> None:
     """
     if POLICIES[policy] is None:
         return
-    modules = dict(nnx.iter_modules(model))
-    for path, module in modules.items():
+    for _, module in nnx.iter_modules(model):
         if isinstance(module, Block):
-            *above, last = path
-            wrapped = _Twice(module, POLICIES[policy])
-            parent = modules[tuple(above)]
-            if isinstance(last, int):
-                parent[last] = wrapped
-            else:
-                setattr(parent, last, wrapped)
+            module.__class__ = _twice(type(module), policy)
+
+
+@functools.cache
+def _twice(kind: type[Block], policy: str) -> type[Block]:
+    """A kind of block whose call keeps its inputs, and what the policy lets it."""
+
+    def call(self, *arguments: Any) -> Any:
+        # What is no array, such as a pool of means, goes around the tracing.
+        arrays = [a if isinstance(a, jax.Array) else None for a in arguments]
+
+        def run(*traced):
+            pairs = zip(traced, arguments, strict=True)
+            return kind.__call__(self, *(a if t is None else t for t, a in pairs))
+
+        return jax.checkpoint(run, policy=POLICIES[policy])(*arrays)
+
+    return type(kind.__name__, (kind,), {"__call__": call})

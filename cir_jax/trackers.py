@@ -1,6 +1,7 @@
 """A training's numbers beside its JSON lines: TensorBoard, Weights & Biases."""
 
 import contextlib
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -11,6 +12,23 @@ from cir_jax.errors import UserError
 Tracker = Callable[[int, Mapping[str, float]], None]
 """Takes a step and numbers by name."""
 
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+"""What each field of the config needs."""
+
+
+def check_installed(config: ConfigDict) -> None:
+    """Refuses trackers whose package is missing, before long work.
+
+    Raises:
+        UserError: names the field and the package.
+    """
+    for field, package in PACKAGES.items():
+        if config[field] and importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"config.{field}={config[field]!r} needs {package}: pip install "
+                f"{package}"
+            )
+
 
 @contextlib.contextmanager
 def trackers(config: ConfigDict, workdir: Path) -> Iterator[list[Tracker]]:
@@ -18,35 +36,22 @@ def trackers(config: ConfigDict, workdir: Path) -> Iterator[list[Tracker]]:
 
     TensorBoard's files lie in WORKDIR/tensorboard. A resumed training goes on in the
     same run of Weights & Biases.
-
-    Raises:
-        UserError: the package for it is not installed.
     """
     with contextlib.ExitStack() as stack:
         found: list[Tracker] = []
         if config.tensorboard:
-            try:
-                from tensorboardX import SummaryWriter
-            except ImportError as error:
-                raise UserError(
-                    "config.tensorboard needs tensorboardX: pip install "
-                    "'cir_jax[tensorboard]'"
-                ) from error
+            from tensorboardX import SummaryWriter
+
             writer = stack.enter_context(SummaryWriter(str(workdir / "tensorboard")))
 
             def to_tensorboard(step: int, values: Mapping[str, float]) -> None:
                 for name, value in values.items():
                     writer.add_scalar(name, value, step)
-                writer.flush()
 
             found.append(to_tensorboard)
         if config.wandb:
-            try:
-                import wandb
-            except ImportError as error:
-                raise UserError(
-                    f"config.wandb={config.wandb!r} needs wandb: pip install wandb"
-                ) from error
+            import wandb
+
             name = workdir.resolve().name
             run = wandb.init(
                 project=config.wandb,

@@ -40,7 +40,7 @@ from cir_jax.progress import progress_bar
 from cir_jax.restore import Restorer
 from cir_jax.run_info import run_info
 from cir_jax.scores import Report
-from cir_jax.trackers import trackers
+from cir_jax.trackers import check_installed, trackers
 from cir_jax.train_step import initial_state
 
 CONFIG = "config.json"
@@ -89,6 +89,7 @@ def train_and_evaluate(
     """
     # ---------------------------------------------------------------- the experiment
     experiment.check(config)
+    check_installed(config)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir} is a file: give a folder")
     first = parallel.is_first()
@@ -148,7 +149,9 @@ def train_and_evaluate(
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
     if checkpoints.steps:
         _check_same_experiment(workdir, config)
-        state = checkpoints.restore(state, console.print)
+        state = checkpoints.restore(
+            state, functools.partial(console.print, soft_wrap=True)
+        )
     if first:
         manifest.write_json(workdir / CONFIG, json.loads(config.to_json_best_effort()))
         with (workdir / "runs.jsonl").open("a") as file:
@@ -169,8 +172,9 @@ def train_and_evaluate(
         config, graphdef, transformation, mesh, state, shapes
     )
     program = lowered.compile()
+    memory = program.memory_analysis()
     for line in estimate.describe(
-        mesh, state, config.batch_size, config.accumulate, program, flops
+        mesh, state, config.batch_size, config.accumulate, memory, flops
     ):
         console.print(line, soft_wrap=True, highlight=False)
     peak = hardware.peak(mesh.devices.flat[0])
@@ -201,6 +205,7 @@ def train_and_evaluate(
         batches = batches_from(start=start, workers=config.data.workers)
         stack.enter_context(contextlib.closing(batches))
         stack.enter_context(contextlib.closing(checkpoints))
+        trace = stack.enter_context(_profiler(workdir / "profile", profile and first))
         stopped = stack.enter_context(_stop_signals())
         progress = stack.enter_context(progress_bar(console))
         bar = progress.add_task(
@@ -211,8 +216,7 @@ def train_and_evaluate(
             itertools.islice(log.timed(batches), len(left)), split
         )
         for step, batch in zip(left, ready, strict=True):
-            if profile and first and step - start in PROFILED:
-                _trace(workdir, step - start)
+            trace(step - start)
             state, metrics = program(state, batch)
             log.add(step, metrics)
             progress.update(bar, completed=step)
@@ -249,6 +253,7 @@ def train_and_evaluate(
         print(report.table())
         print(f"\nbefore and after: {workdir / 'before_after.png'}")
         print(f"weights: {workdir / weights.WORKDIR_NAME}")
+    parallel.wait_for_all("results")  # whoever sees one end finds them
     return report
 
 
@@ -344,12 +349,18 @@ def _note(means: Mapping[str, float] | None) -> str:
     return ", ".join(text.format(means[n]) for n, text in names.items() if n in means)
 
 
-def _trace(workdir: Path, step: int) -> None:
-    """Starts and stops the profiler at the first and the last of the steps traced."""
-    if step == PROFILED.start:
-        jax.profiler.start_trace(workdir / "profile")
-    elif step == PROFILED.stop - 1:
-        jax.profiler.stop_trace()
+@contextlib.contextmanager
+def _profiler(folder: Path, wanted: bool) -> Iterator[Callable[[int], None]]:
+    """Asks before each step of a run for its number, and traces the `PROFILED` ones."""
+    with contextlib.ExitStack() as trace:
+
+        def profile(number: int) -> None:
+            if wanted and number == PROFILED.start:
+                trace.enter_context(jax.profiler.trace(folder))
+            elif number == PROFILED.stop:
+                trace.close()
+
+        yield profile
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The training step: what a batch changes, and how that runs on the mesh."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -178,11 +179,36 @@ def initial_state(
     params: Mapping[str, Any], transformation: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """The state before the first step, on the mesh, in memory of its own."""
-
-    def initial(params):
-        average = jax.tree.map(jnp.copy, params)
-        step = jnp.zeros((), jnp.int32)
-        return TrainState(step, params, transformation.init(params), average)
-
-    shardings = parallel.state_shardings(mesh, jax.eval_shape(initial, params))
+    shardings = jax.tree.map(
+        lambda leaf: leaf.sharding, abstract_state(params, transformation, mesh)
+    )
+    initial = functools.partial(_initial, transformation)
     return jax.jit(initial, out_shardings=shardings)(params)
+
+
+def abstract_state(
+    params: Mapping[str, Any], transformation: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """The shapes of the state, and where on the mesh they lie.
+
+    Args:
+        params: a nested dict of arrays or their shapes.
+        transformation: the optimizer.
+        mesh: see `parallel.make_mesh`.
+    """
+    shapes = jax.eval_shape(functools.partial(_initial, transformation), params)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        shapes,
+        parallel.state_shardings(mesh, shapes),
+    )
+
+
+def _initial(
+    transformation: optax.GradientTransformation, params: Mapping[str, Any]
+) -> TrainState:
+    average = jax.tree.map(jnp.copy, params)
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, transformation.init(params), average)

@@ -19,6 +19,16 @@ for name, value in CACHE.items():
     jax.config.update(name.lower(), value)
 
 
+def pytest_configure(config):
+    """Most tests wait for programs to compile; those that run for long are slow ones.
+
+    Unoptimised programs compile in two thirds of the time.
+    """
+    if "not slow" in config.option.markexpr:
+        level = "--xla_backend_optimization_level=0"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {level}".strip()
+
+
 def pytest_collection_modifyitems(items):
     """The longest files first, so that at the end no process waits for one of them."""
     longest = ("test_ucip_quickstart.py", "test_main.py")

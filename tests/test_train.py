@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -11,7 +12,7 @@ import tiny
 from flax import nnx
 from test_experiment import QUICKSTART, load
 
-from cir_jax import Restorer, image_io, weights
+from cir_jax import Restorer, cli, image_io, train, weights
 from cir_jax.checkpoints import Checkpoints
 from cir_jax.compression import compressions
 from cir_jax.errors import UserError
@@ -66,7 +67,9 @@ def lines(workdir):
 def finished(tmp_path_factory, records, validation):
     """A workdir whose training ran through."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    return workdir, train_and_evaluate(small_config(records, validation), workdir)
+    config = small_config(records, validation)
+    config.tensorboard = True
+    return workdir, train_and_evaluate(config, workdir)
 
 
 def test_a_training_leaves_weights_scores_a_picture_and_a_log(finished):
@@ -79,12 +82,21 @@ def test_a_training_leaves_weights_scores_a_picture_and_a_log(finished):
         "metrics.jsonl",
         "runs.jsonl",
         "scores.json",
+        "tensorboard",
         "weights.safetensors",
     }
+    (events,) = (workdir / "tensorboard").iterdir()
+    assert b"gradient_norm" in events.read_bytes()
+    assert b"evaluation_psnr" in events.read_bytes()
+    run = json.loads((workdir / "runs.jsonl").read_text())
+    assert run["devices"] == ["cpu"]
+    assert run["packages"]["jax"] == jax.__version__
+    assert {"command", "git_commit", "started", "python", "processes"} < run.keys()
     log = lines(workdir)
     steps = [line["step"] for line in log if "loss" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
     assert all(10 < line["psnr"] < 50 for line in log if "loss" in line)
+    assert all(0 <= line.get("waiting_for_data", 0) <= 1 for line in log)
     assert [line["step"] for line in log if "evaluation" in line] == [4, 6]
     scores = json.loads((workdir / "scores.json").read_text())
     assert scores["rows"] == log[-1]["evaluation"] == report.rows()
@@ -128,6 +140,115 @@ def test_an_interrupted_training_ends_like_an_uninterrupted_one(
         for workdir in (tmp_path, finished[0])
     )
     assert ours == theirs
+
+
+def damage(folder, how):
+    """Breaks the largest file below a folder."""
+    path = max(folder.rglob("*"), key=lambda p: p.is_file() and p.stat().st_size)
+    content = bytearray(path.read_bytes())
+    if how == "missing":
+        path.unlink()
+    else:
+        content[len(content) // 2] ^= 255
+        path.write_bytes(content if how == "flipped" else content[:100])
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "missing"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+    finished, config, tmp_path, capsys, how
+):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    damage(workdir / "checkpoints/6", how)
+    with pytest.raises(UserError, match=r"checkpoint .*/6 is damaged \(.*of 4$"):
+        cli.run(["export", str(workdir)])
+    assert train_and_evaluate(config, workdir) is not None
+    said = " ".join(capsys.readouterr().err.split())
+    assert "checkpoints/6 is damaged (" in said
+    assert "damaged_checkpoint_6 now, and step 4 is gone on from" in said
+    assert (workdir / "damaged_checkpoint_6").is_dir()
+    assert_same_params(workdir, finished[0])
+    assert Checkpoints(workdir / "checkpoints", keep=2).steps == [4, 6]
+
+
+def test_where_all_checkpoints_are_damaged_nothing_is_done(finished, config, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    for step in (4, 6):
+        damage(workdir / f"checkpoints/{step}", "cut")
+    with pytest.raises(UserError, match=r"/6 does not fit .* or is damaged \("):
+        train_and_evaluate(config, workdir)
+    assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"4", "6"}
+
+
+def test_checkpoints_are_exported(finished, tmp_path, capsys):
+    workdir, _ = finished
+    out = tmp_path / "newest.safetensors"
+    assert cli.run(["export", str(workdir), "-o", str(out)]) == cli.DONE
+    assert f"averaged weights of step 6: {out}" in capsys.readouterr().out
+    assert_same_params(out, workdir)
+    assert weights.title(out) == weights.title(workdir)
+    out = tmp_path / "older.safetensors"
+    assert cli.run(["export", str(workdir), "-o", str(out), "--step", "4"]) == cli.DONE
+    assert any(np.any(params(out)[n] != x) for n, x in params(workdir).items())
+    with pytest.raises(UserError, match="no checkpoint of step 5; it has 4, 6"):
+        cli.run(["export", str(workdir), "--step", "5"])
+    with pytest.raises(UserError, match=r"holds no config\.json: give the workdir"):
+        cli.run(["export", str(tmp_path)])
+
+
+class Untouchable:
+    """A metric that may only be waited for until it is asked for."""
+
+    touchable = False
+
+    def __init__(self, value):
+        self.value = value
+
+    def block_until_ready(self):
+        self.value.block_until_ready()
+        return self
+
+    def __array__(self, *arguments, **options):
+        assert Untouchable.touchable, "a step's metric left the device"
+        return np.asarray(self.value)
+
+    __float__ = item = __array__
+
+
+def test_nothing_leaves_or_enters_the_devices_inside_the_step(
+    config, tmp_path, monkeypatch
+):
+    """But at steps that log, and for the batches, which are sent ahead."""
+    compiled, flush = train._compiled, MetricsLog.flush
+
+    def guarded(*arguments):
+        program, flops = compiled(*arguments)
+
+        def run(state, batch):
+            with jax.transfer_guard("disallow"):
+                state, metrics = program(state, batch)
+            return state, {name: Untouchable(x) for name, x in metrics.items()}
+
+        run.memory_analysis = program.memory_analysis
+        return run, flops
+
+    def touching_flush(log, *arguments):
+        Untouchable.touchable = True
+        try:
+            return flush(log, *arguments)
+        finally:
+            Untouchable.touchable = False
+
+    monkeypatch.setattr(train, "_compiled", guarded)
+    monkeypatch.setattr(MetricsLog, "flush", touching_flush)
+    config.log_every = config.evaluation.every = config.checkpoint.every = 3
+    assert train_and_evaluate(config, tmp_path, profile=True) is not None
+    assert [line["step"] for line in lines(tmp_path) if "loss" in line] == [3, 6]
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    with pytest.raises(AssertionError, match="left the device"):
+        float(Untouchable(jnp.zeros(())))
+    refused = pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-dev")
+    with jax.transfer_guard("disallow"), refused:
+        jax.jit(jnp.negative)(np.ones(3))
 
 
 @pytest.mark.slow
@@ -201,6 +322,10 @@ def test_the_last_and_the_best_checkpoint_are_kept_over_restarts(tmp_path):
         ("model", {"name": "promptcri"}, "did you mean 'promptcir'"),
         ("data.qualities", (99,), "has no version of quality 99"),
         ("data.patch", 320, "smaller than config.data.patch=320"),
+        ("accumulate", 3, r"accumulate=3 does not divide the 2 images of each dev"),
+        ("loss", "l1 + -1 ssim", r"config\.loss='l1 \+ -1 ssim': give each term"),
+        ("loss", "l1 + lpip", "unknown config.loss 'lpip'"),
+        ("wandb", "cir", r"config\.wandb='cir' needs wandb: pip install"),
         ("mesh.fsdp", 2, r"config\.mesh\.fsdp=2 does not divide the 1 devices"),
     ],
 )

@@ -1,0 +1,123 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+from flax import nnx
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from cir_jax import parallel, weights
+from cir_jax.losses import charbonnier
+from cir_jax.models import abstract_model
+from cir_jax.models.layers import Block
+from cir_jax.rematerialise import rematerialise
+from cir_jax.train_step import TrainState, make_step
+
+
+def step_of(model, **options):
+    """A step of plain gradient descent, so that the parameters tell the gradient."""
+    graphdef, params = nnx.split(model, nnx.Param)
+    params = nnx.to_pure_dict(params)
+    descent = optax.sgd(1.0)
+    state = TrainState(jnp.int32(0), params, descent.init(params), params)
+    step = jax.jit(make_step(graphdef, charbonnier, descent, 0.5, **options))
+    batch = {
+        name: np.random.default_rng(seed).integers(0, 256, (4, 16, 16, 3), np.uint8)
+        for seed, name in enumerate(("degraded", "clean"))
+    }
+    return step.lower(state, batch).compile(), state, batch
+
+
+def assert_same_step(left, right):
+    (left_state, left_metrics), (right_state, right_metrics) = left, right
+    for name, value in left_metrics.items():
+        np.testing.assert_allclose(value, right_metrics[name], rtol=1e-5)
+    expected = weights.flatten(right_state.params)
+    for name, value in weights.flatten(left_state.params).items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-5, err_msg=name)
+
+
+def test_a_batch_in_several_passes_gives_the_same_step():
+    once, state, batch = step_of(tiny.Filter())
+    passes, _, _ = step_of(tiny.Filter(), accumulate=4)
+    assert_same_step(passes(state, batch), once(state, batch))
+
+
+@pytest.mark.parametrize("policy", ["products", "blocks"])
+def test_blocks_computed_again_give_the_same_step(policy):
+    plain, state, batch = step_of(tiny.light())
+    again, _, _ = step_of(tiny.light(), policy=policy)
+    assert_same_step(again(state, batch), plain(state, batch))
+
+
+@pytest.mark.slow
+def test_blocks_computed_again_take_less_memory_of_a_tpu():
+    """Of a CPU they do not: its compiler computes nothing twice."""
+    pytest.importorskip("libtpu")
+    script = Path(__file__).with_name("aot_rematerialise.py")
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    sizes = json.loads(run.stdout.splitlines()[-1])
+    assert sizes["blocks"] < sizes["products"] < sizes["none"]
+    assert sizes["blocks"] < 0.5 * sizes["none"]
+
+
+@pytest.mark.parametrize("name", ["promptcir", "promptir", "restormer", "ucip"])
+def test_every_network_has_blocks_that_can_be_computed_again(name):
+    model = abstract_model({"name": name, "variant": "XT"})
+    image = jnp.zeros((1, 32, 32, 3))
+
+    def traced(policy):
+        graphdef, params = nnx.split(model, nnx.Param)
+
+        def run(params):
+            copy = nnx.merge(graphdef, params)
+            rematerialise(copy, policy)
+            return copy(image)
+
+        return str(jax.make_jaxpr(run)(params))
+
+    blocks = sum(isinstance(m, Block) for _, m in nnx.iter_modules(model))
+    assert traced("blocks").count("remat2[") == blocks > 0
+    assert "remat2[" not in traced("none")
+
+
+def test_state_is_cut_along_its_largest_axis_that_divides():
+    mesh = AbstractMesh((2, 4), parallel.AXES)
+    shapes = {
+        "first of equals": (3, 3, 8, 8),
+        "largest": (4, 12),
+        "largest that divides": (13, 4),
+        "none": (3, 5),
+        "scalar": (),
+    }
+    tree = {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()}
+    specs = {n: s.spec for n, s in parallel.state_shardings(mesh, tree).items()}
+    assert specs == {
+        "first of equals": PartitionSpec(None, None, "fsdp", None),
+        "largest": PartitionSpec(None, "fsdp"),
+        "largest that divides": PartitionSpec(None, "fsdp"),
+        "none": PartitionSpec(None, None),
+        "scalar": PartitionSpec(),
+    }
+
+
+@pytest.mark.parametrize("name", ["promptcir", "ucip"])
+def test_of_published_networks_nearly_all_is_cut(name):
+    mesh = AbstractMesh((1, 8), parallel.AXES)
+    params = nnx.to_pure_dict(nnx.state(abstract_model({"name": name}), nnx.Param))
+    whole = sum(leaf.size for leaf in jax.tree.leaves(params))
+    shardings = parallel.state_shardings(mesh, params)
+    of_one = sum(
+        np.prod(sharding.shard_shape(leaf.shape))
+        for leaf, sharding in zip(
+            jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True
+        )
+    )
+    assert 1 / 8 <= of_one / whole < 1 / 7
