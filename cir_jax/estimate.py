@@ -1,14 +1,17 @@
 """What a training step costs, told before the first one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import optax
+from flax import nnx
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from cir_jax import hardware, parallel
 from cir_jax.hardware import count
-from cir_jax.train_step import TrainState
+from cir_jax.train_step import TrainState, jit_step
 
 
 def describe(
@@ -27,7 +30,7 @@ def describe(
         batch_size: images of a step, all devices together.
         accumulate: passes of a step.
         memory: what `memory_analysis` tells of the compiled step.
-        flops: of a step, all devices together, see `model_flops`.
+        flops: of a step, all devices together, see `lowered_step`.
     """
     device = mesh.devices.flat[0]
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
@@ -60,23 +63,59 @@ def describe(
 def _memory(analysis: Any) -> str:
     if analysis is None:
         return "memory not told"
-    needed = (
+    temporary = count(analysis.temp_size_in_bytes, "B")
+    return f"{count(memory_needed(analysis), 'B')}, {temporary} of them temporary,"
+
+
+def memory_needed(analysis: Any) -> int:
+    """Bytes that a compiled program takes of a device, by its `memory_analysis`."""
+    return (
         analysis.argument_size_in_bytes
         + analysis.output_size_in_bytes
         - analysis.alias_size_in_bytes
         + analysis.temp_size_in_bytes
     )
-    temporary = count(analysis.temp_size_in_bytes, "B")
-    return f"{count(needed, 'B')}, {temporary} of them temporary,"
 
 
-def model_flops(lowered: jax.stages.Lowered) -> float:
-    """FLOPs of a lowered step, all devices together, as XLA counts them.
+def lowered_step(
+    config: ConfigDict,
+    graphdef: nnx.GraphDef,
+    transformation: optax.GradientTransformation,
+    mesh: Mesh,
+    state: TrainState,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
+) -> tuple[jax.stages.Lowered, float]:
+    """The training step's program for the mesh, and the FLOPs the model takes of it.
 
-    Of a step without accumulation and rematerialisation: loops are counted once, and
-    what is computed again is no work for the model.
+    These are of the whole batch, as XLA counts them before it compiles; of a step
+    without accumulation and rematerialisation, since loops are counted once, and what
+    is computed again is no work for the model. 0 where JAX may not use the CPU.
+
+    Args:
+        config: the experiment.
+        graphdef: of the model.
+        transformation: the optimizer.
+        mesh: see `parallel.make_mesh`.
+        state: of arrays or their shapes.
+        batch: the shapes of one.
     """
-    costs = lowered.cost_analysis() or {}
+    step = jit_step(config, graphdef, transformation, mesh, state).lower(state, batch)
+    plain = ConfigDict(config)
+    plain.accumulate, plain.rematerialise = 1, "none"
+    if plain == config and mesh.devices.flat[0].platform == "cpu":
+        return step, _flops(step)
+    # Lowered for a GPU or TPU, JAX does not tell them.
+    try:
+        mesh = parallel.make_mesh(1, jax.local_devices(backend="cpu")[:1])
+    except RuntimeError:  # there is no CPU in JAX_PLATFORMS
+        return step, 0.0
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    on_cpu = jit_step(plain, graphdef, transformation, mesh, state)
+    return step, _flops(on_cpu.lower(state, batch))
+
+
+def _flops(lowered: jax.stages.Lowered) -> float:
+    costs = lowered.cost_analysis()
     if isinstance(costs, Sequence):
         costs = costs[0]
-    return costs.get("flops", 0.0)
+    return costs["flops"]

@@ -18,6 +18,11 @@ PEAK: Mapping[str, float] = {
 }
 """FLOP/s of a device in half precision without sparsity, as its maker's data sheet has
 it, by the start of JAX's `device_kind`; the first that fits."""
+LINKS: Mapping[str, float] = {"TPU v5 lite": 1600e9 / 8}
+"""Bytes/s that a device can send to others, all its links together, as its maker's data
+sheet has it: 1600 Gbit/s on https://cloud.google.com/tpu/docs/v5e."""
+CLOCK: Mapping[str, float] = {"TPU v5 lite": 197e12 / (4 * 2 * 128 * 128)}
+"""Cycles/s at which the 4 matrix units of 128 x 128 that it has make the peak."""
 
 
 def peak(device: jax.Device) -> float | None:

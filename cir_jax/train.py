@@ -12,10 +12,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from flax import nnx
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -43,7 +41,7 @@ from cir_jax.restore import Restorer
 from cir_jax.run_info import run_info
 from cir_jax.scores import Report
 from cir_jax.trackers import check_installed, trackers
-from cir_jax.train_step import TrainState, initial_state, jit_step
+from cir_jax.train_step import initial_state
 
 CONFIG = "config.json"
 PROFILED = range(3, 6)
@@ -170,7 +168,10 @@ def train_and_evaluate(
         name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype)
         for name, x in example.items()
     }
-    program, flops = _compiled(config, graphdef, transformation, mesh, state, shapes)
+    lowered, flops = estimate.lowered_step(
+        config, graphdef, transformation, mesh, state, shapes
+    )
+    program = lowered.compile()
     memory = program.memory_analysis()
     for line in estimate.describe(
         mesh, state, config.batch_size, config.accumulate, memory, flops
@@ -282,28 +283,6 @@ def _sizes(params: Mapping[str, Any], trainable: Sequence[str]) -> tuple[int, in
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]
     moves = jax.tree.leaves(optimizers.trained(params, trainable))
     return sum(sizes), sum(itertools.compress(sizes, moves))
-
-
-def _compiled(
-    config: ConfigDict,
-    graphdef: nnx.GraphDef,
-    transformation: optax.GradientTransformation,
-    mesh: Mesh,
-    state: TrainState,
-    batch: Mapping[str, jax.ShapeDtypeStruct],
-) -> tuple[jax.stages.Compiled, float]:
-    """The step's program, and the FLOPs that the model takes of it."""
-
-    def lowered(config: ConfigDict) -> jax.stages.Lowered:
-        step = jit_step(config, graphdef, transformation, mesh, state)
-        return step.lower(state, batch)
-
-    step = plain = lowered(config)
-    if config.accumulate > 1 or config.rematerialise != "none":
-        once = ConfigDict(config)
-        once.accumulate, once.rematerialise = 1, "none"
-        plain = lowered(once)
-    return step.compile(), estimate.model_flops(plain)
 
 
 def _check_codecs(

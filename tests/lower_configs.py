@@ -1,47 +1,30 @@
-"""Lowers every config's training step on all devices; run by test_main.py."""
+"""Lowers configs' training steps on all devices; run by test_main.py.
 
-import functools
+Every stage of every config is set up, with the shapes and places of all that its step
+takes; those that have a larger one beside them, of the same network, go no further.
+Prints into how many parts each program is cut.
+"""
+
 import json
+import re
+from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-from flax import nnx
-from test_experiment import CONFIGS, load
 
-from cir_jax import parallel
-from cir_jax.models import DTYPES, abstract_model
-from cir_jax.optimizers import optimizer
-from cir_jax.train_step import initial_state, jit_step
+from cir_jax import plan
+from cir_jax.train_step import jit_step
 
-STAGES = {
-    "promptcir": (("online",),),  # of the larger patches
-    "ucip": (("oracle",),),  # which its batches' codec numbers are a part of
-}
+LOWERED = ("promptcir.py:online", "ucip.py:oracle", "ucip_prompt_tuning.py")
 
-lowered = {}
-for path in CONFIGS:
-    for arguments in STAGES.get(path.stem, ((),)):
-        config = load(path, *arguments)
-        config.batch_size = max(config.batch_size, jax.device_count())
-        mesh = parallel.make_mesh(config.mesh.fsdp)
-        model = abstract_model(config.model, dtype=DTYPES[config.dtype])
-        graphdef, params = nnx.split(model, nnx.Param)
-        transformation = optimizer(config.optimizer, config.steps, config.trainable)
-        start = functools.partial(
-            initial_state, transformation=transformation, mesh=mesh
-        )
-        state = jax.eval_shape(start, nnx.to_pure_dict(params))
-        batch = {
-            name: jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)
-            for name, side in (
-                ("degraded", config.data.patch),
-                ("clean", model.scale * config.data.patch),
-            )
-        }
-        if model.known_codecs:
-            batch["codec"] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
-        step = jit_step(config, graphdef, transformation, mesh, state)
-        program = step.lower(state, batch)
-        name = ":".join((path.stem, *arguments))
-        lowered[name] = "num_partitions = 8" in program.as_text()
-print(json.dumps(lowered))
+parts = {}
+for path in plan.shipped():
+    name = Path(path).name
+    config, meant = plan.load(path)
+    plan.fit_batch(config, meant, jax.device_count())
+    *arguments, state, batch = plan.training(config)
+    step = jit_step(*arguments, state)
+    parts[name] = None
+    if name in LOWERED:
+        text = step.lower(state, batch).as_text()
+        parts[name] = int(re.search(r"num_partitions = (\d+)", text)[1])
+print(json.dumps(parts))
