@@ -12,8 +12,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`; renames it to `path` on a clean exit.
 
     On an exception the temporary file is removed and `path` stays as it was; an OSError
-    that names no file, as of a full disk, then names `path`. A process that is killed
-    leaves a file `.NAME.UUID.tmp` behind, never a part of `path`.
+    names `path` then, where it named no file or the temporary one. A process that is
+    killed leaves a file `.NAME.UUID.tmp` behind, never a part of `path`.
     """
     start = path.name[:50]  # a name has 255 bytes at most, a letter up to four
     temporary = path.with_name(f".{start}.{uuid.uuid4().hex}.tmp")
@@ -23,7 +23,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
 

@@ -412,10 +412,21 @@ def test_what_is_no_npz_archive_is_refused(official, tmp_path):
             convert(tmp_path / "x.npz")
 
 
-def test_numbers_that_numpy_lacks_are_refused(official, tmp_path):
-    odd = official | {"norm.bias": np.ones(8, ml_dtypes.float8_e4m3fn)}
-    source = write(tmp_path / "x.safetensors", odd)
-    with pytest.raises(UserError, match="of a type that NumPy lacks"):
+@pytest.mark.parametrize(
+    ("dtype", "shape", "words"),
+    [
+        ("F8_E4M3", [4], "has numbers of a type that NumPy lacks"),
+        ("F32", [2**62, 0, 1], "is not a readable safetensors file"),
+        ("F32", [2], "is not a readable safetensors file"),
+    ],
+)
+def test_what_numpy_cannot_hold_is_refused(tmp_path, dtype, shape, words):
+    end = 0 if 0 in shape else 4
+    tensor = {"dtype": dtype, "shape": shape, "data_offsets": [0, end]}
+    header = json.dumps({"x": tensor}).encode()
+    source = tmp_path / "x.safetensors"
+    source.write_bytes(len(header).to_bytes(8, "little") + header + bytes(end))
+    with pytest.raises(UserError, match=words):
         convert(source, "-o", tmp_path / "y.safetensors")
 
 

@@ -103,7 +103,7 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         with safetensors.safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             return file.metadata() or {}, tensors
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"{path} is not a readable safetensors file ({error})"
         ) from error
