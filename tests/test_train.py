@@ -13,7 +13,7 @@ from flax import nnx
 from golden_weights import made_up_weights
 from test_experiment import QUICKSTART, load
 
-from cir_jax import Restorer, cli, image_io, torch_file, train, weights
+from cir_jax import Restorer, cli, estimate, image_io, torch_file, weights
 from cir_jax.checkpoints import Checkpoints
 from cir_jax.compression import compressions
 from cir_jax.convert import from_state_dict, official_shapes
@@ -221,17 +221,18 @@ def test_nothing_leaves_or_enters_the_devices_inside_the_step(
     config, tmp_path, monkeypatch
 ):
     """But at steps that log, and for the batches, which are sent ahead."""
-    compiled, flush = train._compiled, MetricsLog.flush
+    lowered_step, flush = estimate.lowered_step, MetricsLog.flush
 
     def guarded(*arguments):
-        program, flops = compiled(*arguments)
+        lowered, flops = lowered_step(*arguments)
+        program = lowered.compile()
 
         def run(state, batch):
             with jax.transfer_guard("disallow"):
                 state, metrics = program(state, batch)
             return state, {name: Untouchable(x) for name, x in metrics.items()}
 
-        run.memory_analysis = program.memory_analysis
+        run.compile, run.memory_analysis = lambda: run, program.memory_analysis
         return run, flops
 
     def touching_flush(log, *arguments):
@@ -241,7 +242,7 @@ def test_nothing_leaves_or_enters_the_devices_inside_the_step(
         finally:
             Untouchable.touchable = False
 
-    monkeypatch.setattr(train, "_compiled", guarded)
+    monkeypatch.setattr(estimate, "lowered_step", guarded)
     monkeypatch.setattr(MetricsLog, "flush", touching_flush)
     config.log_every = config.evaluation.every = config.checkpoint.every = 3
     assert train_and_evaluate(config, tmp_path, profile=True) is not None
