@@ -51,7 +51,7 @@ def test_training_commands_have_flags_and_configs_that_exist(name):
 
 
 def test_the_readme_links_to_every_file():
-    links = set(re.findall(r"\]\(([^)]+)\)", TEXTS["README.md"]))
+    links = set(re.findall(r"\]\(([^).][^)]*)\)", TEXTS["README.md"]))  # but ../
     assert links == {path.name for path in LAUNCH.iterdir()} - {"README.md"}
 
 
