@@ -105,8 +105,8 @@ def from_official(
         that it came in and the very same bits.
 
     Raises:
-        UserError: the names are no known network's; or a tensor is missing, left over
-            or of another shape or kind, and then all of these are listed.
+        UserError: the names are no known network's; or a tensor is missing, left over,
+            of another shape or kind or not finite, and then all of these are listed.
     """
     model, doubt = _network_of(tensors, config)
     entries = _official_entries(model)

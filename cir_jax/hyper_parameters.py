@@ -30,9 +30,10 @@ def network_name(shapes: Shapes) -> str:
         if signature in shapes:
             return name
     some = ", ".join(repr(name) for name in list(shapes)[:5])
+    known = ", ".join(name for name, _ in _NETWORKS.values())
     raise UserError(
         f"no known network has tensors of these {len(shapes)} names: {some}...; known "
-        f"networks have one of {', '.join(_NETWORKS)}"
+        f"are {known}"
     )
 
 

@@ -15,8 +15,10 @@ from cir_jax.hyper_parameters import SIGNATURES
 
 ENTRIES = ("params_ema", "params", "state_dict", "model_state_dict", "model")
 """Under which training programs keep a state dict, the most wanted first."""
-WRAPPERS = ("module", "net", "model", "_orig_mod")
+WRAPPERS = ("module", "net", "model")
 """What training wrappers put in front of every name."""
+COMPILED = "_orig_mod."
+"""What torch.compile puts in front of names, and of parts of them."""
 DENSEST = 50
 """Times its size that an .npz may unpack to: weights hardly shrink, bombs do."""
 LONGEST_NAME = 200
@@ -71,8 +73,6 @@ def without_wrappers(
 ) -> tuple[dict[str, np.ndarray], str]:
     """Takes off what wrappers put in front of the names: "module.", "net.", ....
 
-    torch.compile puts its "_orig_mod." in front of parts too; it goes everywhere.
-
     Args:
         tensors: numpy arrays by their names.
 
@@ -92,14 +92,14 @@ def without_wrappers(
             )
         if not isinstance(getattr(tensor, "dtype", None), np.dtype):
             raise UserError(f"{name} is no numpy array, but a {type(tensor).__name__}")
-    prefix = _prefix(name.replace("_orig_mod.", "") for name in tensors)
+    prefix = _prefix(name.replace(COMPILED, "") for name in tensors)
     bare: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
-        rest = name.replace("_orig_mod.", "").removeprefix(prefix)
+        rest = name.replace(COMPILED, "").removeprefix(prefix)
         if rest in bare:
             raise UserError(
-                f"{name} is there twice, with and without a wrapper's {prefix!r} or "
-                "'_orig_mod.': keep one of the two"
+                f"{rest} is there twice, with and without a wrapper's {prefix!r} or "
+                f"{COMPILED!r}: keep one of the two"
             )
         bare[rest] = tensor
     return bare, prefix
@@ -203,9 +203,10 @@ def _nested(contents: Mapping[Any, Any], wanted: Sequence[str]) -> Mapping[Any, 
     entries: dict[str, dict[str, Any]] = {}
     others = {}
     for name, value in contents.items():
-        starts = (n for n in (*wanted, *ENTRIES) if str(name).startswith(f"{n}."))
+        starts = (n for n in (*wanted, *ENTRIES) if f"{name}".startswith(f"{n}."))
         if entry := next(starts, None):
-            entries.setdefault(entry, {})[name.removeprefix(f"{entry}.")] = value
+            rest = f"{name}".removeprefix(f"{entry}.")
+            entries.setdefault(entry, {})[rest] = value
         else:
             others[name] = value
     if others and not any(entry in entries for entry in wanted):

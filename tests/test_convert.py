@@ -178,19 +178,17 @@ def test_everything_that_does_not_fit_is_listed(state_dict):
 def test_where_the_tensors_cannot_tell_the_released_network_stands_in():
     tensors = {
         name: np.broadcast_to(np.float32(0), shape)
-        for name, shape in keys("promptcir_full").items()
+        for name, shape in keys("restormer_full").items()
     }
-    del tensors["patch_embed_input.proj.weight"]
+    del tensors["patch_embed.proj.weight"]
     with pytest.raises(UserError) as error:
         from_official(tensors)
     first, *lines = str(error.value).splitlines()
-    assert first.startswith("the state dict of promptcir has no 'patch_embed_input")
-    assert lines == [
-        "- patch_embed_input.proj.weight (48, 3, 3, 3): not in the state dict"
-    ]
+    assert first.startswith("the state dict of restormer has no 'patch_embed.proj")
+    assert lines == ["- patch_embed.proj.weight (48, 3, 3, 3): not in the state dict"]
 
     with pytest.raises(UserError, match=r"(?s)no 'patch_embed.*\.\.\. and \d+ more"):
-        from_official({"prompts.0.basis_mlp.fc1.weight": np.zeros((8, 128))})
+        from_official({"encoder_level1.0.attn.temperature": np.zeros((1, 1, 1))})
 
 
 @pytest.mark.parametrize("value", [{}, 3, memoryview(b"")])

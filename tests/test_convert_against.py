@@ -69,6 +69,17 @@ def test_ours_is_compared_with_the_official_network(
     assert compared.endswith(words)
 
 
+def test_grey_networks_are_compared_too(torch, tmp_path, capsys):
+    from official_restormer import Restormer
+
+    sizes = SIZES | {"inp_channels": 1, "out_channels": 1}
+    torch.save(Restormer(**sizes).state_dict(), tmp_path / "grey.pth")
+    arguments = ", ".join(f"{name}={value}" for name, value in sizes.items())
+    against = f"{FILE}:Restormer({arguments})"
+    assert convert(tmp_path / "grey.pth", "--against", against) == cli.DONE
+    assert capsys.readouterr().out.endswith("equal but for rounding\n")
+
+
 @pytest.mark.parametrize("suffix", ["pth", "safetensors", "npz"])
 def test_the_official_network_takes_what_comes_back(
     torch, network, checkpoint, tmp_path, suffix
