@@ -37,15 +37,15 @@ def join_cluster(
     Raises:
         UserError: the settings are incomplete, or the others cannot be reached.
     """
-    given = (coordinator, processes, process)
-    if wanted == "off" or (wanted == "auto" and not any(map(_there, given))):
-        if wanted == "off" or not _several_processes(os.environ):
-            return
-    elif any(map(_there, given)) and not all(map(_there, given)):
+    given = [each is not None for each in (coordinator, processes, process)]
+    if any(given) and not all(given):
         raise UserError(
             "--coordinator, --processes and --process go together: give all three or "
             "none"
         )
+    found = all(given) or _several_processes(os.environ)
+    if wanted == "off" or (wanted == "auto" and not found):
+        return
     try:
         jax.distributed.initialize(
             coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
@@ -56,10 +56,6 @@ def join_cluster(
             f"the cluster's processes did not find each other ({first}): give "
             "--coordinator=HOST:PORT --processes=N --process=I, or --distributed=off"
         ) from error
-
-
-def _there(setting: Any) -> bool:
-    return setting is not None
 
 
 def _several_processes(environment: Mapping[str, str]) -> bool:

@@ -40,7 +40,7 @@ from cir_jax.progress import progress_bar
 from cir_jax.tables import markdown
 from cir_jax.train_step import abstract_state
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path("configs")
 CHIP, CHIPS = "TPU v5 lite", (8, 64, 256)
 """What compiled steps are extrapolated to; so many can be one slice."""
 ENVIRONMENT = {
@@ -98,7 +98,13 @@ class Plan:
 
 # ------------------------------------------------------------------------ the configs
 def shipped() -> list[str]:
-    """A clone's configs, each in the stages that its docstring has a command for."""
+    """A clone's configs, each in the stages that its docstring has a command for.
+
+    Raises:
+        UserError: this is no clone's folder.
+    """
+    if not CONFIGS.is_dir():
+        raise UserError(f"there is no folder {CONFIGS} here: run it in a clone's")
     return [
         f"{path}{stage}"
         for path in sorted(CONFIGS.glob("*.py"))

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from test_main import COMMAND, ROOT, quickstart
+from test_main import COMMAND, ROOT, quickstart, simulated
 from test_train import lines
 
 from cir_jax import Restorer, image_io
@@ -19,7 +19,7 @@ STEPS = 40
 
 
 def start(arguments, devices, log, *cluster):
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = {"XLA_FLAGS": simulated(devices)}
     return subprocess.Popen(
         [*COMMAND, *arguments, *cluster],
         cwd=ROOT,
