@@ -247,10 +247,10 @@ The compiler's estimate: the cycles of all operations, one after another, at the
 {count(hardware.CLOCK[CHIP], "Hz")} that a TPU v5e has at its peak.
 
 Extrapolated, not run: TPU v5e, data parallel, as many images a chip. A step takes
-FLOP / {peak}FLOP/s or, if that is longer, what a chip sends / {links}B/s: of n chips
-in a ring 2 (n - 1) / n of an all-reduce's bytes, (n - 1) / n of other collectives'.
-Nothing else takes time, so no step is faster. Shown are that time, images/s, and the
-share of it in which data is sent.
+FLOP / {peak}FLOP/s or, if that is longer, what a chip sends / {links}B/s, over all its
+links: of n chips in a ring 2 (n - 1) / n of an all-reduce's bytes, (n - 1) / n of other
+collectives'. Nothing else takes time, so no step is faster. Shown are that time,
+images/s, and the share of it in which data is sent.
 
 {_table(second)}"""
 
@@ -320,8 +320,6 @@ def run(options: argparse.Namespace) -> int:
     names = options.config or shipped()
     if min(options.devices, options.slices) < 1:
         raise UserError("--devices and --slices must be at least 1")
-    if not names:
-        raise UserError("there are no configs beside the package: give --config=FILE")
     for name in names:  # before the first is compiled
         load(name, options.set)
     jax.config.update("jax_platforms", "cpu")

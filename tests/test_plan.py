@@ -233,6 +233,12 @@ def test_bad_input_is_one_sentence(arguments, words, capsys, monkeypatch):
     assert complaint.count("\n") == 1
 
 
+def test_all_configs_are_those_of_the_clone_it_runs_in(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert plan.main([]) == 2
+    assert "run it in a clone's" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------ the command
 @pytest.fixture
 def config(tmp_path):
