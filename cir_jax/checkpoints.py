@@ -10,11 +10,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from cir_jax import parallel
-from cir_jax.errors import UserError
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+from cir_jax.errors import UserError, first_line
 
 
 def _psnr(metrics: Mapping[str, float]) -> float:
@@ -85,7 +81,7 @@ class Checkpoints:
             try:
                 restored = self._read(step, state)
             except Exception as error:  # of many kinds, by what is damaged
-                damaged[step] = _first_line(error)
+                damaged[step] = first_line(error)
                 continue
             for bad, reason in damaged.items():
                 aside = self._put_aside(bad)
@@ -124,7 +120,7 @@ class Checkpoints:
         except Exception as error:
             raise UserError(
                 f"checkpoint {self._folder / str(step)} is damaged "
-                f"({_first_line(error)}): take another, of "
+                f"({first_line(error)}): take another, of "
                 f"{', '.join(str(other) for other in steps if other != step)}"
             ) from error
 

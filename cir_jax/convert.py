@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from flax.typing import Dtype
 
+from cir_jax import weights
 from cir_jax.differences import check_fits
 from cir_jax.errors import UserError
 from cir_jax.hyper_parameters import infer_config, network_name
@@ -108,18 +109,8 @@ def from_official(
         UserError: the names are no known network's; or a tensor is missing, left over,
             of another shape or kind or not finite, and then all of these are listed.
     """
-    model, doubt = _network_of(tensors, config)
-    entries = _official_entries(model)
-    check_fits(
-        tensors,
-        {name: entry.official_shape for name, entry in entries.items()},
-        _buffers(model),
-        f"{doubt}the state dict does not fit the network {model.config}",
-    )
-    return model.config, {
-        entry.dotted_path: entry.layout.from_official(np.asarray(tensors[name]))
-        for name, entry in entries.items()
-    }
+    model, parameters = _converted(tensors, config)
+    return model.config, parameters
 
 
 def to_official(
@@ -174,21 +165,13 @@ def from_state_dict(
     Raises:
         UserError: see `from_official`.
     """
-    config, parameters = from_official(without_wrappers(tensors)[0])
-    model = abstract_model(config, dtype=dtype)
-    filled = [
-        (path, variable.replace(jnp.asarray(parameters[_dotted(path)], jnp.float32)))
-        for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))
-    ]
-    nnx.update(model, nnx.from_flat_state(filled))
-    return model
+    model, parameters = _converted(without_wrappers(tensors)[0], dtype=dtype)
+    return weights.filled(model, parameters, "the state dict")
 
 
 def to_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
     """Writes a network as its official state dict, see `to_official`."""
-    parameters = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    arrays = {_dotted(path): np.asarray(x[...]) for path, x in parameters}
-    return to_official(model.config, arrays)
+    return to_official(model.config, weights.parameters(model))
 
 
 def official_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
@@ -205,8 +188,29 @@ def official_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
     }
 
 
+def _converted(
+    tensors: Mapping[str, np.ndarray],
+    config: Mapping[str, Any] | None = None,
+    *,
+    dtype: Dtype = jnp.float32,
+) -> tuple[nnx.Module, dict[str, np.ndarray]]:
+    """The abstract network of a state dict, and its parameters by our names."""
+    model, doubt = _network_of(tensors, config, dtype)
+    entries = _official_entries(model)
+    check_fits(
+        tensors,
+        {name: entry.official_shape for name, entry in entries.items()},
+        _buffers(model),
+        f"{doubt}the state dict does not fit the network {model.config}",
+    )
+    return model, {
+        entry.dotted_path: entry.layout.from_official(np.asarray(tensors[name]))
+        for name, entry in entries.items()
+    }
+
+
 def _network_of(
-    tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None
+    tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, dtype: Dtype
 ) -> tuple[nnx.Module, str]:
     """The abstract network of a state dict, and what is doubtful about it.
 
@@ -214,13 +218,13 @@ def _network_of(
     that the differences from that can be listed.
     """
     if config is not None:
-        return abstract_model(config), ""
+        return abstract_model(config, dtype=dtype), ""
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     name = network_name(shapes)
     try:
-        return abstract_model(infer_config(shapes)), ""
+        return abstract_model(infer_config(shapes), dtype=dtype), ""
     except UserError as error:
-        return abstract_model({"name": name}), f"{error}; "
+        return abstract_model({"name": name}, dtype=dtype), f"{error}; "
 
 
 class _Entry(NamedTuple):
@@ -230,17 +234,13 @@ class _Entry(NamedTuple):
 
     @property
     def dotted_path(self) -> str:
-        return _dotted(self.path)
+        return ".".join(map(str, self.path))
 
     @property
     def official_shape(self) -> tuple[int, ...]:
         # A view that takes no memory: full networks are checked often.
         stand_in = np.broadcast_to(np.float32(0), self.shape)
         return self.layout.to_official(stand_in).shape
-
-
-def _dotted(path: tuple[str | int, ...]) -> str:
-    return ".".join(map(str, path))
 
 
 def _official_entries(model: nnx.Module) -> dict[str, _Entry]:

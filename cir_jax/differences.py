@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cir_jax.errors import UserError
+from cir_jax.hyper_parameters import Shapes
 
-Shapes = Mapping[str, tuple[int, ...]]
 MOST = 20
 """Differences of a kind that are listed."""
 

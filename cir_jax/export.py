@@ -8,13 +8,12 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from cir_jax import optimizers, parallel, weights
+from cir_jax import parallel, weights
 from cir_jax.arguments import check_can_write
 from cir_jax.checkpoints import Checkpoints
 from cir_jax.errors import UserError
-from cir_jax.models import abstract_model
 from cir_jax.train import CONFIG
-from cir_jax.train_step import abstract_state
+from cir_jax.train_step import abstract_training
 
 
 def export(
@@ -43,14 +42,12 @@ def export(
             f"{workdir} holds no {CONFIG}: give the workdir of a training"
         ) from error
     config = ConfigDict(json.loads(text))
-    graphdef, params = nnx.split(abstract_model(config.model), nnx.Param)
-    rule = optimizers.optimizer(config.optimizer, config.steps, config.trainable)
     mesh = parallel.make_mesh(1, jax.devices()[:1])
-    state = abstract_state(nnx.to_pure_dict(params), rule, mesh)
+    model, _, state = abstract_training(config, mesh)
     checkpoints = Checkpoints(workdir / "checkpoints", 1, read_only=True)
     with contextlib.closing(checkpoints):
         step, state = checkpoints.read(step, state)
     provenance = {"step": str(step), "config": text}
     out = out or workdir / f"step-{step}{weights.SUFFIX}"
-    weights.save(out, nnx.merge(graphdef, state.ema), provenance)
+    weights.save(out, nnx.merge(nnx.graphdef(model), state.ema), provenance)
     return step, out

@@ -36,7 +36,7 @@ class MetricsLog:
         writes: bool = True,
     ):
         self._path = path
-        self._trackers = trackers if writes else ()
+        self._trackers = trackers
         self._writes = writes
         self._waited = 0.0
         self._pending: list[tuple[int, float, float, Mapping[str, Any]]] = []

@@ -1,10 +1,11 @@
 """Devices: the cluster, the mesh, and how batches and training state lie on it."""
 
 import collections
+import functools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cir_jax.errors import UserError
+from cir_jax.errors import UserError, first_line
 
 AXES = ("data", "fsdp")
 HEARTBEAT_SECONDS = 30
@@ -51,10 +52,10 @@ def join_cluster(
             coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
         )
     except (RuntimeError, ValueError) as error:
-        first = str(error).splitlines()[0]
         raise UserError(
-            f"the cluster's processes did not find each other ({first}): give "
-            "--coordinator=HOST:PORT --processes=N --process=I, or --distributed=off"
+            f"the cluster's processes did not find each other ({first_line(error)}): "
+            "give --coordinator=HOST:PORT --processes=N --process=I, or "
+            "--distributed=off"
         ) from error
 
 
@@ -173,8 +174,14 @@ def whole(tree: Any, mesh: Mesh) -> Any:
     All processes must call it. What no axis of `fsdp` cuts is not copied.
     """
     if mesh.shape["fsdp"] > 1:
-        tree = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+        tree = _put_together(mesh)(tree)
     return jax.tree.map(lambda array: array.addressable_data(0), tree)
+
+
+@functools.cache
+def _put_together(mesh: Mesh) -> Callable[[Any], Any]:
+    # One function for a mesh, which is compiled once, not at every evaluation.
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
 def is_first() -> bool:

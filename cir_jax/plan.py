@@ -32,13 +32,11 @@ from rich.console import Console
 from cir_jax import collectives, estimate, experiment, hardware, parallel
 from cir_jax.arguments import named
 from cir_jax.cli import INTERRUPTED, WRONG_USE
-from cir_jax.errors import UserError
+from cir_jax.errors import UserError, first_line
 from cir_jax.hardware import count
-from cir_jax.models import DTYPES, abstract_model
-from cir_jax.optimizers import optimizer
 from cir_jax.progress import progress_bar
 from cir_jax.tables import markdown
-from cir_jax.train_step import abstract_state
+from cir_jax.train_step import abstract_training
 
 CONFIGS = Path("configs")
 CHIP, CHIPS = "TPU v5 lite", (8, 64, 256)
@@ -172,10 +170,7 @@ def training(config: ConfigDict, devices: Sequence[Any] | None = None) -> tuple:
         devices: JAX's by default.
     """
     mesh = parallel.make_mesh(config.mesh.fsdp, devices)
-    model = abstract_model(config.model, dtype=DTYPES[config.dtype])
-    graphdef, params = nnx.split(model, nnx.Param)
-    transformation = optimizer(config.optimizer, config.steps, config.trainable)
-    state = abstract_state(nnx.to_pure_dict(params), transformation, mesh)
+    model, transformation, state = abstract_training(config, mesh)
     sides = {"degraded": config.data.patch, "clean": model.scale * config.data.patch}
     batch = {
         name: jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)
@@ -183,7 +178,7 @@ def training(config: ConfigDict, devices: Sequence[Any] | None = None) -> tuple:
     }
     if model.known_codecs:
         batch["codec"] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
-    return config, graphdef, transformation, mesh, state, batch
+    return config, nnx.graphdef(model), transformation, mesh, state, batch
 
 
 def compiled(
@@ -299,13 +294,9 @@ def topology(name: str, slices: int) -> Sequence[Any]:
         return topologies.get_topology_desc(name, "tpu", **several).devices
     except Exception as error:  # of several kinds, by what is missing
         raise UserError(
-            f"--topology {name}: {_first_line(error)} (give one such as v5e:4x4; needs "
+            f"--topology {name}: {first_line(error)} (give one such as v5e:4x4; needs "
             "libtpu: pip install 'cir_jax[tpu]')"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -347,7 +338,7 @@ def run(options: argparse.Namespace) -> int:
                 plans.append(compiled(title, config, note, where, devices))
                 told = f"{title}, {where}: {_memory(plans[-1])}"
             except Exception as error:  # the others took hours to compile
-                told = f"{title}, {where}: {_first_line(error)}"
+                told = f"{title}, {where}: {first_line(error)}"
                 failures.append(told)
             progress.console.print(told, soft_wrap=True, highlight=False)
             jax.clear_caches()

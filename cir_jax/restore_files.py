@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from cir_jax import image_files, image_io, image_out, tiling
-from cir_jax.errors import UserError
+from cir_jax.errors import UserError, first_line
 from cir_jax.progress import progress_bar
 from cir_jax.restore import Restorer, severity
 
@@ -282,8 +282,9 @@ def _written(
 def _reason(source: Path, error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
-    first = (str(error) or type(error).__name__).splitlines()[0]
-    return f"{source} cannot be restored with this memory or device: {first}"
+    return (
+        f"{source} cannot be restored with this memory or device: {first_line(error)}"
+    )
 
 
 @contextlib.contextmanager

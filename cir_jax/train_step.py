@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 
 from cir_jax import device_metrics, optimizers, parallel
 from cir_jax.losses import parse_loss
+from cir_jax.models import DTYPES, abstract_model
+from cir_jax.models.layers import RestorationModel
 from cir_jax.rematerialise import rematerialise
 
 HIGHEST = 100.0
@@ -204,6 +206,18 @@ def abstract_state(
         shapes,
         parallel.state_shardings(mesh, shapes),
     )
+
+
+def abstract_training(
+    config: ConfigDict, mesh: Mesh
+) -> tuple[RestorationModel, optax.GradientTransformation, TrainState]:
+    """An experiment's model, optimizer and state on a mesh, without any array."""
+    model = abstract_model(config.model, dtype=DTYPES[config.dtype])
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    transformation = optimizers.optimizer(
+        config.optimizer, config.steps, config.trainable
+    )
+    return model, transformation, abstract_state(params, transformation, mesh)
 
 
 def _initial(

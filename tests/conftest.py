@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from programs import UNOPTIMISED
 
 from cir_jax import cli, image_io, photos, weights
 
@@ -20,13 +21,10 @@ for name, value in CACHE.items():
 
 
 def pytest_configure(config):
-    """Most tests wait for programs to compile; those that run for long are slow ones.
-
-    Unoptimised programs compile in two thirds of the time.
-    """
+    """Most tests wait for programs to compile; what runs for long is a slow one."""
     if "not slow" in config.option.markexpr:
-        level = "--xla_backend_optimization_level=0"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {level}".strip()
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} {UNOPTIMISED}".strip()
 
 
 def pytest_collection_modifyitems(items):

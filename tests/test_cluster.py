@@ -3,13 +3,13 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 
 import numpy as np
 import pytest
-from test_main import COMMAND, ROOT, quickstart, simulated
+from programs import free_port, simulated
+from test_main import COMMAND, ROOT, quickstart
 from test_train import lines
 
 from cir_jax import Restorer, image_io
@@ -31,10 +31,7 @@ def start(arguments, devices, log, *cluster):
 
 def start_two(arguments, folder):
     """Two processes of four devices each."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    cluster = [f"--coordinator=localhost:{port}", "--processes=2"]
+    cluster = [f"--coordinator=localhost:{free_port()}", "--processes=2"]
     return [
         start(arguments, 4, folder / f"log{i}", *cluster, f"--process={i}")
         for i in range(2)

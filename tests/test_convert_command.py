@@ -320,8 +320,9 @@ def test_a_hostile_file_is_refused_by_the_command_and_runs_nothing(tmp_path):
         pickled = pickle.dumps({"state_dict": Hostile(tmp_path / "canary")}, 2)
         archive.writestr("archive/data.pkl", pickled)
         archive.writestr("archive/version", "3\n")
+    command = [sys.executable, "-c", "from cir_jax import cli; cli.main()", "convert"]
     result = subprocess.run(
-        ["cir", "convert", source], capture_output=True, text=True, timeout=300
+        [*command, source], capture_output=True, text=True, timeout=300
     )
     assert result.returncode == cli.WRONG_USE
     assert result.stderr.startswith(f"error: {source}")

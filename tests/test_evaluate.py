@@ -2,7 +2,6 @@ import csv
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
+from programs import free_port
 from skimage import color
 from skimage import metrics as reference
 
@@ -245,9 +245,7 @@ def test_scores_are_the_same_on_any_devices_and_processes(folder, weights_file):
     )
     assert (one["devices"], eight["devices"]) == (1, 8)
     assert eight["content"] == one["content"]
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        coordinator = f"localhost:{found.getsockname()[1]}"
+    coordinator = f"localhost:{free_port()}"
     processes = [
         score_on_devices([weights_file, folder, coordinator, 2, number], 2)
         for number in range(2)

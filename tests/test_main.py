@@ -1,6 +1,5 @@
 """The training command as a user starts it: real processes."""
 
-import json
 import os
 import re
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from programs import printed, simulated
 from test_experiment import CONFIGS
 from test_train import assert_same_params, lines
 
@@ -139,31 +139,10 @@ def test_sigterm_saves_and_exits_with_0(tmp_path, validation):
     assert (workdir / "checkpoints" / str(last)).is_dir()
 
 
-def simulated(devices):
-    """Flags for so many devices; unoptimised programs are compiled sooner."""
-    return (
-        f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=0"
-    )
-
-
-def run_on_devices(devices, program, *arguments):
-    result = subprocess.run(
-        [sys.executable, ROOT / "tests" / program, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": simulated(devices)},
-        timeout=900,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
-
-
 @pytest.mark.slow
 def test_eight_devices_train_like_one(records):
-    one = run_on_devices(1, "ten_steps.py", records, 1)
-    eight = run_on_devices(8, "ten_steps.py", records, -1)
+    one = printed("ten_steps.py", records, 1, XLA_FLAGS=simulated(1))
+    eight = printed("ten_steps.py", records, -1, XLA_FLAGS=simulated(8))
     assert (one["devices"], eight["devices"]) == (1, 8)
     assert abs(one["losses"][-1] / one["losses"][0] - 1) > 0.01
     assert eight["losses"] == pytest.approx(one["losses"], rel=1e-5)
@@ -173,7 +152,7 @@ def test_eight_devices_train_like_one(records):
 
 @pytest.mark.slow
 def test_every_config_is_set_up_on_eight_devices_and_each_network_lowered():
-    parts = run_on_devices(8, "lower_configs.py")
+    parts = printed("lower_configs.py", XLA_FLAGS=simulated(8))
     assert {name.split(":")[0] for name in parts} == {path.name for path in CONFIGS}
     lowered = {name: count for name, count in parts.items() if count}
     assert lowered == {

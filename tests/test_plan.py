@@ -11,6 +11,7 @@ import pytest
 import tiny
 from flax import nnx
 from ml_collections import ConfigDict
+from programs import printed, simulated
 from test_experiment import CONFIGS, QUICKSTART
 
 from cir_jax import collectives, estimate, hardware, plan
@@ -21,15 +22,9 @@ ROOT = Path(__file__).parents[1]
 
 # ------------------------------------------------------------ the text of programs
 def test_what_programs_for_eight_devices_send():
-    result = subprocess.run(
-        [sys.executable, ROOT / "tests" / "collectives_on_devices.py"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
-    )
-    assert result.returncode == 0, result.stderr
+    found = printed("collectives_on_devices.py", XLA_FLAGS=simulated(8))
     own = 64 * 256 * 4  # bytes of each device's part
-    assert json.loads(result.stdout) == {
+    assert found == {
         "sum": [{"all-reduce": own}, True],
         "two sums": [{"all-reduce": own + own // 2}, True],
         "gather": [{"all-gather": 2 * own}, True],

@@ -1,8 +1,3 @@
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +6,7 @@ import pytest
 import tiny
 from flax import nnx
 from jax.sharding import AbstractMesh, PartitionSpec
+from programs import printed
 
 from cir_jax import parallel, weights
 from cir_jax.losses import charbonnier
@@ -60,10 +56,7 @@ def test_blocks_computed_again_give_the_same_step(policy):
 def test_blocks_computed_again_take_less_memory_of_a_tpu():
     """Of a CPU they do not: its compiler computes nothing twice."""
     pytest.importorskip("libtpu")
-    script = Path(__file__).with_name("aot_rematerialise.py")
-    run = subprocess.run([sys.executable, script], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    sizes = json.loads(run.stdout.splitlines()[-1])
+    sizes = printed("aot_rematerialise.py")
     assert sizes["blocks"] < sizes["products"] < sizes["none"]
     assert sizes["blocks"] < 0.5 * sizes["none"]
 

@@ -64,6 +64,12 @@ def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
     return {".".join(map(str, path)): value for path, value in flat.items()}
 
 
+def parameters(model: nnx.Module) -> dict[str, np.ndarray]:
+    """A model's parameters as {"dotted.path": array}."""
+    params = flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    return {name: np.asarray(value) for name, value in params.items()}
+
+
 def save(path: Path, model: nnx.Module, provenance: Mapping[str, str]) -> None:
     """Writes a weights file, whole or not at all.
 
@@ -72,9 +78,7 @@ def save(path: Path, model: nnx.Module, provenance: Mapping[str, str]) -> None:
         model: any model of this package.
         provenance: further metadata, such as the config file and the step.
     """
-    params = flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
-    tensors = {name: np.asarray(value) for name, value in params.items()}
-    write(path, tensors, {"model": json.dumps(model.config), **provenance})
+    write(path, parameters(model), {"model": json.dumps(model.config), **provenance})
 
 
 def write(
@@ -155,8 +159,7 @@ def load(name_or_path: str | os.PathLike, *, dtype: Any = jnp.float32) -> nnx.Mo
         raise UserError(
             f"{path} is for a model that cannot be built: {error}"
         ) from error
-    graphdef, params = nnx.split(model, nnx.Param)
-    return nnx.merge(graphdef, fill(nnx.to_pure_dict(params), tensors, path))
+    return filled(model, tensors, path)
 
 
 def title(name_or_path: str | os.PathLike) -> str:
@@ -221,8 +224,16 @@ def load_average(
     return models[0]
 
 
+def filled(
+    model: nnx.Module, tensors: Mapping[str, np.ndarray], origin: Path | str
+) -> nnx.Module:
+    """An abstract model with its parameters, see `fill`."""
+    graphdef, params = nnx.split(model, nnx.Param)
+    return nnx.merge(graphdef, fill(nnx.to_pure_dict(params), tensors, origin))
+
+
 def fill(
-    abstract: Mapping[str, Any], tensors: Mapping[str, np.ndarray], origin: Path
+    abstract: Mapping[str, Any], tensors: Mapping[str, np.ndarray], origin: Path | str
 ) -> dict[str, Any]:
     """Puts named tensors into the tree of a model's parameters.
 

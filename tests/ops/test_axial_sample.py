@@ -1,14 +1,12 @@
-import json
-import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from programs import printed
 from twins import arrays
 
 from cir_jax.ops import bench_axial_sample
@@ -197,10 +195,7 @@ def test_unknown_names_and_wrong_shapes_are_refused():
 @pytest.mark.slow
 def test_a_tpu_gathers_nothing_and_holds_little():
     pytest.importorskip("libtpu")
-    script = Path(__file__).with_name("aot_tpu.py")
-    run = subprocess.run([sys.executable, script], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    figures = json.loads(run.stdout.splitlines()[-1])
+    figures = printed("ops/aot_tpu.py")
     by_gather = figures.pop("by gather")
     assert by_gather["gather"] and by_gather["accessed_gb"] > 50
     for case, figure in figures.items():
