@@ -13,21 +13,21 @@ from cir_jax import parallel
 from cir_jax.errors import UserError, first_line
 
 
-def _psnr(metrics: Mapping[str, float]) -> float:
-    return metrics["psnr"]
+def _score(metrics: Mapping[str, float]) -> float:
+    return metrics["score"]
 
 
 class Checkpoints:
     """Saves and restores a training's whole state, one folder per step.
 
     Saving is asynchronous and atomic: a folder appears under its own name when it is
-    complete. The last `keep` are kept, and the best by the evaluation's PSNR.
+    complete. The last `keep` are kept, and the best by the evaluation's score.
     """
 
     def __init__(self, folder: Path, keep: int, *, read_only: bool = False):
         latest = preservation_policy.LatestN(keep)
         best = preservation_policy.BestN(
-            get_metric_fn=_psnr, n=1, keep_checkpoints_without_metrics=False
+            get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
         )
         policy = preservation_policy.AnyPreservationPolicy([latest, best])
         self._folder = folder
@@ -35,7 +35,7 @@ class Checkpoints:
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
-                best_fn=_psnr,  # without one, metrics are not written to disk
+                best_fn=_score,  # without one, metrics are not written to disk
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
             ),
@@ -46,20 +46,20 @@ class Checkpoints:
         """The steps of the checkpoints there are."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Any, psnr: float | None) -> None:
+    def save(self, step: int, state: Any, score: float | None) -> None:
         """Starts to save; the state may be donated as soon as this returns.
 
         Args:
             step: the steps done, which are the global batches consumed.
             state: a pytree of arrays.
-            psnr: the evaluation of this very state in dB, if there was one.
+            score: of the evaluation of this very state, if there was one.
         """
         if step in self.steps:
             return
         self._manager.save(
             step,
             args=ocp.args.StandardSave(state),
-            metrics=None if psnr is None else {"psnr": psnr},
+            metrics=None if score is None else {"score": score},
         )
 
     def restore(self, state: Any, tell: Callable[[str], Any] = print) -> Any:

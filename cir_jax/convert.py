@@ -18,7 +18,16 @@ from cir_jax import weights
 from cir_jax.differences import check_fits
 from cir_jax.errors import UserError
 from cir_jax.hyper_parameters import infer_config, network_name
-from cir_jax.models import abstract_model, layers, promptcir, promptir, restormer, ucip
+from cir_jax.models import (
+    abstract_model,
+    guided,
+    layers,
+    perceive_ir,
+    promptcir,
+    promptir,
+    restormer,
+    ucip,
+)
 from cir_jax.ops.window_attention import relative_position_index
 from cir_jax.state_dicts import without_wrappers
 
@@ -46,6 +55,22 @@ _RENAMED: dict[type, dict[str, str]] = {
     ucip.PTMB: {"blocks": ""},
     ucip.SPADE: {"mlp_shared": "mlp_shared.0"},
     ucip.Reconstruction: {"conv_before_up": "conv_before_up.0"},
+}
+# Where one network's names of shared layers differ from the others'.
+_RENAMED_IN: dict[type, dict[type, dict[str, str]]] = {
+    perceive_ir.PerceiveIR: {
+        layers.TransformerBlock: {
+            "norm1": "norm1.body",
+            "norm2": "norm2.body",
+            "attn": "attention",
+        },
+        layers.MDTA: {"qkv_dwconv": "qkv_dw", "project_out": "project"},
+        layers.GDFN: {"dwconv": "depthwise"},
+        perceive_ir.ETB: {
+            name: f"{name}.body"
+            for name in ("norm1", "guidance_norm", "mdta_norm", "norm2")
+        },
+    },
 }
 
 
@@ -129,11 +154,7 @@ def to_official(
         UserError: the network has a part that the official one lacks.
     """
     model = abstract_model(config)
-    if isinstance(model, ucip.UCIP) and (model.skip or model.mixing != "codec"):
-        raise UserError(
-            f"ucip with skip {model.skip} and mixing {model.mixing!r} has no official "
-            "state dict: the official network has no skip, and its mixing is 'codec'"
-        )
+    _check_official(model)
     entries = _official_entries(model)
     check_fits(
         parameters,
@@ -147,6 +168,28 @@ def to_official(
         )
         for name, entry in entries.items()
     } | _buffers(model)
+
+
+def _check_official(model: nnx.Module) -> None:
+    """Refuses networks that the official code does not have."""
+    if isinstance(model, ucip.UCIP) and (model.skip or model.mixing != "codec"):
+        raise UserError(
+            f"ucip with skip {model.skip} and mixing {model.mixing!r} has no official "
+            "state dict: the official network has no skip, and its mixing is 'codec'"
+        )
+    if isinstance(model, guided.Guided):
+        raise UserError(
+            f"{model.guided.config['name']} with Perceive-IR's guidance has no "
+            "official state dict"
+        )
+    if isinstance(model, perceive_ir.PerceiveIR) and (
+        model.semantics == "none" or model.design != "released"
+    ):
+        raise UserError(
+            f"perceive_ir with semantics {model.semantics!r} and design "
+            f"{model.design!r} has no official state dict: the released network has "
+            "'dinov2' and 'released'"
+        )
 
 
 def from_state_dict(
@@ -246,11 +289,12 @@ class _Entry(NamedTuple):
 def _official_entries(model: nnx.Module) -> dict[str, _Entry]:
     """Each parameter of a network, under its official name."""
     modules = dict(nnx.iter_modules(model))
+    renamed = _RENAMED | _RENAMED_IN.get(type(model), {})
 
     def official(path: tuple[str | int, ...]) -> str:
         owners = (modules[path[:i]] for i in range(len(path)))
         names = (
-            _RENAMED.get(type(owner), {}).get(key, str(key))
+            renamed.get(type(owner), {}).get(key, str(key))
             for owner, key in zip(owners, path, strict=True)
         )
         return ".".join(name for name in names if name)

@@ -11,12 +11,14 @@ from ml_collections import ConfigDict
 
 from cir_jax import hardware, parallel
 from cir_jax.hardware import count
+from cir_jax.objectives import Objective
 from cir_jax.train_step import TrainState, jit_step
 
 
 def describe(
     mesh: Mesh,
     state: TrainState,
+    frozen: Mapping[str, Any],
     batch_size: int,
     accumulate: int,
     memory: Any,
@@ -27,6 +29,7 @@ def describe(
     Args:
         mesh: see `parallel.make_mesh`.
         state: of arrays on the mesh.
+        frozen: the objective's arrays on the mesh.
         batch_size: images of a step, all devices together.
         accumulate: passes of a step.
         memory: what `memory_analysis` tells of the compiled step.
@@ -50,6 +53,12 @@ def describe(
         f"step: {batch_size} images in {accumulate} pass(es), "
         f"{count(flops, 'FLOP')}, {_memory(memory)} per device",
     ]
+    if frozen:
+        held = ", ".join(
+            f"{name} {count(parallel.bytes_per_device(part), 'B')}"
+            for name, part in frozen.items()
+        )
+        lines.insert(2, f"frozen per device, without gradient or optimizer: {held}")
     peak = hardware.peak(device)
     if peak:
         seconds = flops / (mesh.size * peak)
@@ -80,38 +89,47 @@ def memory_needed(analysis: Any) -> int:
 def lowered_step(
     config: ConfigDict,
     graphdef: nnx.GraphDef,
+    objective: Objective,
     transformation: optax.GradientTransformation,
     mesh: Mesh,
     state: TrainState,
     batch: Mapping[str, jax.ShapeDtypeStruct],
+    frozen: Mapping[str, Any],
 ) -> tuple[jax.stages.Lowered, float]:
     """The training step's program for the mesh, and the FLOPs the model takes of it.
 
     These are of the whole batch, as XLA counts them before it compiles; of a step
     without accumulation and rematerialisation, since loops are counted once, and what
-    is computed again is no work for the model. 0 where JAX may not use the CPU.
+    is computed again is no work for the model; nor is what frozen networks compute. 0
+    where JAX may not use the CPU.
 
     Args:
         config: the experiment.
         graphdef: of the model.
+        objective: see objectives.py.
         transformation: the optimizer.
         mesh: see `parallel.make_mesh`.
         state: of arrays or their shapes.
         batch: the shapes of one.
+        frozen: the objective's arrays or their shapes.
     """
-    step = jit_step(config, graphdef, transformation, mesh, state).lower(state, batch)
-    plain = ConfigDict(config)
+    step = jit_step(config, graphdef, objective, transformation, mesh, state)
+    lowered = step.lower(state, batch, frozen)
+    plain, alone = ConfigDict(config), objective.alone()
     plain.accumulate, plain.rematerialise = 1, "none"
-    if plain == config and mesh.devices.flat[0].platform == "cpu":
-        return step, _flops(step)
+    same = plain == config and alone == objective
+    if same and mesh.devices.flat[0].platform == "cpu":
+        return lowered, _flops(lowered)
     # Lowered for a GPU or TPU, JAX does not tell them.
     try:
         mesh = parallel.make_mesh(1, jax.local_devices(backend="cpu")[:1])
     except RuntimeError:  # there is no CPU in JAX_PLATFORMS
-        return step, 0.0
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
-    on_cpu = jit_step(plain, graphdef, transformation, mesh, state)
-    return step, _flops(on_cpu.lower(state, batch))
+        return lowered, 0.0
+    state, frozen = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, frozen)
+    )
+    on_cpu = jit_step(plain, graphdef, alone, transformation, mesh, state)
+    return lowered, _flops(on_cpu.lower(state, batch, frozen))
 
 
 def _flops(lowered: jax.stages.Lowered) -> float:

@@ -67,7 +67,25 @@ FIELDS: dict[str, Any] = {
         "patch": int,
         "grid_phase": str,
         "qualities": tuple,
+        # what degraded the patches, by a version's codec ("jpeg") or codec and quality
+        # ("jpeg 10"), for losses that tell such tasks apart; () for none
+        "tasks": tuple,
         "workers": int,
+    },
+    # frozen networks that guide Perceive-IR, paths of files; "" and () for none, see
+    # guidance.py
+    "guidance": {
+        # Hugging Face's model.safetensors of DINOv2 and of CLIP
+        "dinov2": str,
+        "clip": str,
+        # what stage 1 wrote
+        "prompts": str,
+        # torchvision's, or ours for LPIPS
+        "vgg16": str,
+        # weights of restorers to do better than: "WEIGHTS", "WEIGHTS for TASK, TASK"
+        "proxies": tuple,
+        # weights of the restorer that stage 1 makes medium images with, to be tested on
+        "medium": str,
     },
     "evaluation": {
         # a folder of clean images, or photos:validation

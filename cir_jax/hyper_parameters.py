@@ -119,6 +119,27 @@ def _promptir_config(shapes: Shapes) -> dict[str, Any]:
     }
 
 
+def _perceive_ir_config(shapes: Shapes) -> dict[str, Any]:
+    plain = ["encoder1", "encoder2", "encoder3"]
+    temperatures = [f"{level}.0.attention.temperature" for level in plain]
+    content = shapes["cfe.projection.weight"][0]
+    return {
+        "dim": shapes["embed.weight"][0],
+        "num_blocks": [_count(shapes, level) for level in [*plain, "latent.blocks"]],
+        "num_refinement_blocks": _count(shapes, "refinement"),
+        "heads": [
+            shapes[name][0]
+            for name in [*temperatures, "latent.blocks.0.mdta.temperature"]
+        ],
+        "ffn_expansion": _ffn_expansion(shapes),
+        "content_dim": content,
+        "semantics": "dinov2",
+        "semantic_dim": shapes["pgm.0.affine.0.weight"][1] - content,
+        "design": "released",
+        "channels": shapes["output.weight"][0],
+    }
+
+
 def _count(shapes: Shapes, prefix: str) -> int:
     """How many blocks `prefix.0`, `prefix.1`, ... there are."""
     start = prefix.count(".") + 1
@@ -188,6 +209,7 @@ _NETWORKS: dict[str, tuple[str, Callable[[Shapes], dict[str, Any]]]] = {
     "prompt1.basis_mlp.fc1.weight": ("promptcir", _promptcir_config),
     "prompts.0.basis_mlp.fc1.weight": ("ucip", _ucip_config),
     "prompt1.prompt_param": ("promptir", _promptir_config),
+    "cfe.projection.weight": ("perceive_ir", _perceive_ir_config),
     "encoder_level1.0.attn.temperature": ("restormer", _restormer_config),
 }
 SIGNATURES = tuple(_NETWORKS)

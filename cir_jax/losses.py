@@ -1,7 +1,6 @@
 """Training losses: pure functions of restored and clean images, in float32."""
 
 import math
-from collections.abc import Callable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -47,27 +46,37 @@ def ssim(restored: Float[Array, "b h w c"], clean: Float[Array, "b h w c"]):
 
 
 LOSSES = {"l1": l1, "charbonnier": charbonnier, "mse": mse, "fft": fft, "ssim": ssim}
+"""Of restored and clean images, by name."""
+CONTRASTIVE, CLIP_QUALITY, DIFFICULTY = "contrastive", "clip_quality", "difficulty"
+GUIDED = (CONTRASTIVE, CLIP_QUALITY, DIFFICULTY)
+"""Perceive-IR's, which need more than these images, see perception_losses.py."""
 
 
-def parse_loss(text: str) -> Callable[[Array, Array], Array]:
-    """The loss that a text such as "charbonnier + 0.05 fft + 0.1 ssim" describes.
+def parse_loss(text: str) -> tuple[tuple[float, str], ...]:
+    """The weights and names that a text such as "l1 + 0.05 fft + 0.1 ssim" holds.
 
     Raises:
-        UserError: an unknown name, or a weight that is no positive number.
+        UserError: an unknown name, a weight that is no positive number, the same name
+            twice, or none of `LOSSES`.
     """
-    terms = []
+    terms: list[tuple[float, str]] = []
     for term in text.split("+"):
         *weight, name = term.split() or [""]
-        if name not in LOSSES:
-            raise unknown("config.loss", name, LOSSES)
+        if name not in (*LOSSES, *GUIDED):
+            raise unknown("config.loss", name, (*LOSSES, *GUIDED))
         try:
             (value,) = map(float, weight or ["1"])
         except ValueError:
             value = 0.0
-        if not 0 < value < math.inf:
+        if not 0 < value < math.inf or name in (known for _, known in terms):
             raise UserError(
-                f"config.loss={text!r}: give each term as NAME or WEIGHT NAME, with a "
-                "positive number, such as 'l1 + 0.05 fft'"
+                f"config.loss={text!r}: give each term once, as NAME or WEIGHT NAME, "
+                "with a positive number, such as 'l1 + 0.05 fft'"
             )
-        terms.append((value, LOSSES[name]))
-    return lambda restored, clean: sum(w * loss(restored, clean) for w, loss in terms)
+        terms.append((value, name))
+    if all(name in GUIDED for _, name in terms):
+        raise UserError(
+            f"config.loss={text!r} compares nothing with the clean image: add one of "
+            f"{', '.join(LOSSES)}"
+        )
+    return tuple(terms)

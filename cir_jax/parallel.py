@@ -168,6 +168,11 @@ def on_devices(
     yield from ready
 
 
+def on_all(tree: Any, mesh: Mesh) -> Any:
+    """The same arrays on every device; every process gives the same."""
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+
+
 def whole(tree: Any, mesh: Mesh) -> Any:
     """Arrays of the training state in one piece, as one device of a process has them.
 

@@ -29,11 +29,21 @@ from jax.experimental import topologies
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from cir_jax import collectives, estimate, experiment, hardware, parallel
+from cir_jax import (
+    collectives,
+    estimate,
+    experiment,
+    guidance,
+    hardware,
+    objectives,
+    parallel,
+)
 from cir_jax.arguments import named
 from cir_jax.cli import INTERRUPTED, WRONG_USE
 from cir_jax.errors import UserError, first_line
 from cir_jax.hardware import count
+from cir_jax.losses import CONTRASTIVE
+from cir_jax.objectives import REFERENCE
 from cir_jax.progress import progress_bar
 from cir_jax.tables import markdown
 from cir_jax.train_step import abstract_training
@@ -170,15 +180,29 @@ def training(config: ConfigDict, devices: Sequence[Any] | None = None) -> tuple:
         devices: JAX's by default.
     """
     mesh = parallel.make_mesh(config.mesh.fsdp, devices)
-    model, transformation, state = abstract_training(config, mesh)
+    objective = objectives.from_config(config)
+    model, transformation, state = abstract_training(config, mesh, objective)
     sides = {"degraded": config.data.patch, "clean": model.scale * config.data.patch}
     batch = {
         name: jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)
         for name, side in sides.items()
     }
-    if model.known_codecs:
-        batch["codec"] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
-    return config, nnx.graphdef(model), transformation, mesh, state, batch
+    numbers = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+    batch |= {"codec": numbers} if model.known_codecs else {}
+    batch |= {"task": numbers} if objective.tasks else {}
+    if CONTRASTIVE in objective.names:
+        batch["second"] = batch["degraded"]
+    objective, frozen = guidance.load(config, model, objective)
+    if objective.memory:
+        count = guidance.REFERENCE_PATCHES
+        frozen[REFERENCE] = {
+            name: jax.ShapeDtypeStruct(
+                (len(objective.tasks), count, *x.shape[1:]), x.dtype
+            )
+            for name, x in batch.items()
+        }
+    graphdef = nnx.graphdef(model)
+    return config, graphdef, objective, transformation, mesh, state, batch, frozen
 
 
 def compiled(
@@ -189,14 +213,14 @@ def compiled(
     lowered, flops = estimate.lowered_step(*arguments)
     # Without it the CPU's instructions are optimised, which takes most of the time.
     plain = {"xla_backend_optimization_level": 0}
-    device = arguments[3].devices.flat[0]
+    device = arguments[4].devices.flat[0]
     program = lowered.compile(plain if device.platform == "cpu" else None)
     memory, text = program.memory_analysis(), program.as_text()
     cycles = sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text)))
     return Plan(
         name,
         where,
-        dict(arguments[3].shape),
+        dict(arguments[4].shape),
         config.batch_size,
         note,
         estimate.memory_needed(memory),

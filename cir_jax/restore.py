@@ -18,11 +18,13 @@ from jaxtyping import Float32, UInt8, UInt16
 
 from cir_jax import image_io, tiling, weights
 from cir_jax.device_metrics import luma
+from cir_jax.encoders.dinov2 import DINOv2
 from cir_jax.errors import UserError, unknown
 from cir_jax.image_arrays import rows_of
 from cir_jax.models.layers import RestorationModel
 from cir_jax.models.pooling import RecordingPool
 from cir_jax.ops.enlarge import enlarge
+from cir_jax.semantics import SemanticEncoder
 from cir_jax.symmetries import TURNS, turned, turned_back
 
 Pixels = UInt8[np.ndarray, "_ _ _"] | UInt16[np.ndarray, "_ _ _"]
@@ -31,6 +33,8 @@ LEAST_TILE = 64
 """Pixels a side; a device without memory for that cannot be helped."""
 SHARE = 0.5
 """Of the free memory, what a program may take."""
+BATCH_AXES = {"codec": 0, "semantics": 1}
+"""Of what models are told beside the images."""
 
 
 class Restorer:
@@ -54,10 +58,12 @@ class Restorer:
             they give; takes 8 times as long.
         device: "cpu", "gpu" or "tpu", or one of several such as "gpu:1"; JAX's default
             when None.
+        dinov2: a DINOv2 or its weights file, for models that are guided by one.
 
     Raises:
         UserError: there is no such model or device, the model does not know the codec,
-            or a number is out of range.
+            wants a DINOv2 that is not given or is given one that does not fit, or a
+            number is out of range.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class Restorer:
         strength: float = 1.0,
         self_ensemble: bool = False,
         device: str | None = None,
+        dinov2: str | os.PathLike | DINOv2 | None = None,
     ):
         if not isinstance(model, nnx.Module):
             model = weights.load(model)
@@ -80,9 +87,23 @@ class Restorer:
         self.channels = model.channels
         self.known_codecs, self.self_ensemble = model.known_codecs, self_ensemble
         self.codec, self._codec_index = codec, model.codec_index
+        # Tables say by it which networks are the reduced form.
+        self._semantics = getattr(model, "semantics", "")
         self._told = {"codec": np.zeros(1, np.int32)} if self.known_codecs else {}
         if codec is not None:
             self._told = self.telling(codec)._told
+        self._encoder = None
+        if dinov2 is not None:
+            self._encoder = SemanticEncoder(dinov2, model)
+        elif model.semantic_dim:
+            raise UserError(
+                f"these weights are guided by a DINOv2 of width {model.semantic_dim}, "
+                "which is no part of them: give its file, --dinov2 model.safetensors "
+                "(facebook/dinov2-base on Hugging Face for 768)"
+            )
+        if model.semantic_dim:
+            tokens = np.zeros((4, 1, model.semantic_dim), np.float32)
+            self._told = self._told | {"semantics": tokens}
         self._asked_tile = tile
         self.tile = model.tile if tile == "default" else tile
         graphdef, params = nnx.split(model, nnx.Param)
@@ -96,15 +117,15 @@ class Restorer:
 
         def apply(params, told, images, means, use_means):
             model = nnx.merge(graphdef, params)
-            codecs = {
-                name: jnp.broadcast_to(number, images.shape[:1])
-                for name, number in told.items()
+            known = {
+                name: jnp.repeat(value, len(images), axis=BATCH_AXES[name])
+                for name, value in told.items()
             }
             pool = RecordingPool(means, use_means)
             pools = {"pool": pool} if model.pools else {}
             grey = images.shape[-1] > model.channels
             seen = luma(images, rounded=False) if grey else images
-            restored = model(seen, **codecs, **pools).astype(jnp.float32)
+            restored = model(seen, **known, **pools).astype(jnp.float32)
             if grey:  # of colour only the luma is restored: as much for R, G and B
                 change = (restored - enlarge(seen, model.scale)) * (255 / 219)
                 restored = enlarge(images, model.scale) + change
@@ -127,7 +148,7 @@ class Restorer:
             "padding": "bottom and right, mirrored, to the network's multiple",
             "tiling": str(self.tile or "none"),
             "self-ensemble": "8 flips and rotations" if self.self_ensemble else "no",
-        }
+        } | ({"semantics": self._semantics} if self._semantics else {})
 
     def with_params(self, params: Mapping[str, Any]) -> "Restorer":
         """The same model with other parameters; compiled programs are shared."""
@@ -143,7 +164,8 @@ class Restorer:
         """
         other = copy.copy(self)
         other.codec = codec
-        other._told = {"codec": np.array([self._codec_index(codec)], np.int32)}
+        number = np.array([self._codec_index(codec)], np.int32)
+        other._told = self._told | {"codec": number}
         return other
 
     def on(self, device: jax.Device) -> "Restorer":
@@ -219,7 +241,16 @@ class Restorer:
                 f"expected uint8, uint16 or float32 pixels, got {image.dtype}"
             )
         grid = grid or self.grid(*image.shape[:2])
-        return self._restored(image, grid, FINISHED[image.dtype])
+        finished = FINISHED[image.dtype]
+        return self._seeing(image)._restored(image, grid, finished)
+
+    def _seeing(self, image: Image) -> "Restorer":
+        """The same for what one image shows, where the model is guided by that."""
+        if self._encoder is None:
+            return self
+        other = copy.copy(self)
+        other._told = self._told | {"semantics": self._encoder(image)}
+        return other
 
     def _restored(
         self, image: Image, grid: tiling.Grid | None, finished: Callable

@@ -10,20 +10,16 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Int32, UInt8
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from cir_jax import device_metrics, optimizers, parallel
-from cir_jax.losses import parse_loss
+from cir_jax import optimizers, parallel
 from cir_jax.models import DTYPES, abstract_model
 from cir_jax.models.layers import RestorationModel
+from cir_jax.objectives import Batch, Objective
 from cir_jax.rematerialise import rematerialise
 
-HIGHEST = 100.0
-"""PSNR of a patch at most, dB, in the mean that training logs."""
-
-Batch = Mapping[str, UInt8[Array, "b _ _ 3"] | Int32[Array, " b"]]
-Step = Callable[["TrainState", Batch], tuple["TrainState", dict[str, Array]]]
+Step = Callable[..., tuple["TrainState", dict[str, Array]]]
 
 
 @jax.tree_util.register_dataclass
@@ -39,17 +35,19 @@ class TrainState:
         params: the model's parameters, a nested dict of float32 arrays.
         opt_state: the optimizer's state.
         ema: exponential moving average of the parameters.
+        memory: what the objective remembers between steps, see `Objective.memory`.
     """
 
     step: Any
     params: Any
     opt_state: Any
     ema: Any
+    memory: Any
 
 
 def make_step(
     graphdef: nnx.GraphDef,
-    loss: Callable,
+    objective: Objective,
     transformation: optax.GradientTransformation,
     ema_decay: float,
     trainable: Sequence[str] = (),
@@ -58,14 +56,14 @@ def make_step(
     policy: str = "none",
     mesh: Mesh | None = None,
 ) -> Step:
-    """The pure training step: a state and a batch to the next state and its metrics.
+    """The pure training step: (state, batch, frozen) to the next state and its metrics.
 
-    A batch's "codec" goes to the model. Parameters that are not `trainable` (see
+    `frozen` is the objective's. Parameters that are not `trainable` (see
     `optimizers.trained`) get no gradient, so that the compiler leaves out its making.
 
     Args:
         graphdef: of the model.
-        loss: of restored and clean images.
+        objective: what is minimised, see objectives.py.
         transformation: the optimizer.
         ema_decay: of the average of the parameters.
         trainable: see above; all when empty.
@@ -83,47 +81,45 @@ def make_step(
         shardings = parallel.state_shardings(mesh, params) if cut else whole
         return jax.lax.with_sharding_constraint(params, shardings)
 
-    def loss_of(params, batch: Batch):
-        degraded, clean = (batch[n] / jnp.float32(255) for n in ("degraded", "clean"))
-        known = {"codec": batch["codec"]} if "codec" in batch else {}
+    def loss_of(params, batch: Batch, frozen, memory):
         model = nnx.merge(graphdef, params)
         rematerialise(model, policy)
-        seen = slice(model.channels)  # grey is stored in three channels
-        restored = model(degraded[..., seen], **known)
-        psnr = device_metrics.psnr(clean[..., seen], restored)
-        # A patch without any error would make the mean infinite.
-        return loss(restored, clean[..., seen]), jnp.minimum(psnr, HIGHEST).mean()
+        return objective(model, batch, frozen, memory)
 
-    def passed(params, batch: Batch):
-        (value, psnr), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            params, batch
+    def passed(params, batch: Batch, frozen, memory):
+        (value, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            params, batch, frozen, memory
         )
         gradients = jax.tree.map(
             lambda trained, gradient: gradient if trained else jnp.zeros_like(gradient),
             optimizers.trained(gradients, trainable),
             gradients,
         )
-        return {"loss": value, "psnr": psnr}, place(gradients, cut=True)
+        return {"loss": value} | metrics, place(gradients, cut=True)
 
-    def all_passes(params, batch: Batch):
-        params = place(params, cut=False)
+    def all_passes(params, batch: Batch, *others):
         if accumulate == 1:
-            return passed(params, batch)
+            return passed(params, batch, *others)
         # Every pass takes images of every device, so that none of them moves.
         passes = jax.tree.map(
             lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
         )
-        shapes = jax.eval_shape(passed, params, jax.tree.map(lambda x: x[0], passes))
+        first = jax.tree.map(lambda x: x[0], passes)
+        shapes = jax.eval_shape(passed, params, first, *others)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
         def add(total, part):
-            return jax.tree.map(jnp.add, total, passed(params, part)), None
+            return jax.tree.map(jnp.add, total, passed(params, part, *others)), None
 
         total, _ = jax.lax.scan(add, zeros, passes)
         return jax.tree.map(lambda x: x / accumulate, total)
 
-    def step(state: TrainState, batch: Batch):
-        metrics, gradients = all_passes(state.params, batch)
+    def step(state: TrainState, batch: Batch, frozen: Any):
+        whole = place(state.params, cut=False)
+        memory = objective.renewed(
+            state.memory, state.step, nnx.merge(graphdef, whole), frozen
+        )
+        metrics, gradients = all_passes(whole, batch, frozen, memory)
         updates, opt_state = transformation.update(
             gradients, state.opt_state, state.params
         )
@@ -136,7 +132,7 @@ def make_step(
             lambda old, p: old + (1 - decay) * (p - old), state.ema, params
         )
         metrics |= {"gradient_norm": optax.tree.norm(gradients)}
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        return TrainState(state.step + 1, params, opt_state, ema, memory), metrics
 
     return step
 
@@ -144,6 +140,7 @@ def make_step(
 def jit_step(
     config: ConfigDict,
     graphdef: nnx.GraphDef,
+    objective: Objective,
     transformation: optax.GradientTransformation,
     mesh: Mesh,
     state: TrainState,
@@ -153,13 +150,14 @@ def jit_step(
     Args:
         config: the experiment.
         graphdef: of the model.
+        objective: see objectives.py.
         transformation: the optimizer.
         mesh: see `parallel.make_mesh`.
         state: of arrays or their shapes.
     """
     step = make_step(
         graphdef,
-        parse_loss(config.loss),
+        objective,
         transformation,
         config.ema_decay,
         config.trainable,
@@ -171,25 +169,35 @@ def jit_step(
     on_all = parallel.replicated(mesh)
     return jax.jit(
         step,
-        in_shardings=(shardings, parallel.batch_sharding(mesh, config.batch_size)),
+        in_shardings=(
+            shardings,
+            parallel.batch_sharding(mesh, config.batch_size),
+            on_all,
+        ),
         out_shardings=(shardings, on_all),
         donate_argnums=0,
     )
 
 
 def initial_state(
-    params: Mapping[str, Any], transformation: optax.GradientTransformation, mesh: Mesh
+    params: Mapping[str, Any],
+    transformation: optax.GradientTransformation,
+    mesh: Mesh,
+    memory: Mapping[str, Array],
 ) -> TrainState:
     """The state before the first step, on the mesh, in memory of its own."""
     shardings = jax.tree.map(
-        lambda leaf: leaf.sharding, abstract_state(params, transformation, mesh)
+        lambda leaf: leaf.sharding, abstract_state(params, transformation, mesh, memory)
     )
     initial = functools.partial(_initial, transformation)
-    return jax.jit(initial, out_shardings=shardings)(params)
+    return jax.jit(initial, out_shardings=shardings)(params, memory)
 
 
 def abstract_state(
-    params: Mapping[str, Any], transformation: optax.GradientTransformation, mesh: Mesh
+    params: Mapping[str, Any],
+    transformation: optax.GradientTransformation,
+    mesh: Mesh,
+    memory: Mapping[str, Any],
 ) -> TrainState:
     """The shapes of the state, and where on the mesh they lie.
 
@@ -197,8 +205,9 @@ def abstract_state(
         params: a nested dict of arrays or their shapes.
         transformation: the optimizer.
         mesh: see `parallel.make_mesh`.
+        memory: the objective's, arrays or their shapes.
     """
-    shapes = jax.eval_shape(functools.partial(_initial, transformation), params)
+    shapes = jax.eval_shape(functools.partial(_initial, transformation), params, memory)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=sharding
@@ -209,7 +218,7 @@ def abstract_state(
 
 
 def abstract_training(
-    config: ConfigDict, mesh: Mesh
+    config: ConfigDict, mesh: Mesh, objective: Objective
 ) -> tuple[RestorationModel, optax.GradientTransformation, TrainState]:
     """An experiment's model, optimizer and state on a mesh, without any array."""
     model = abstract_model(config.model, dtype=DTYPES[config.dtype])
@@ -217,12 +226,15 @@ def abstract_training(
     transformation = optimizers.optimizer(
         config.optimizer, config.steps, config.trainable
     )
-    return model, transformation, abstract_state(params, transformation, mesh)
+    state = abstract_state(params, transformation, mesh, objective.memory)
+    return model, transformation, state
 
 
 def _initial(
-    transformation: optax.GradientTransformation, params: Mapping[str, Any]
+    transformation: optax.GradientTransformation,
+    params: Mapping[str, Any],
+    memory: Mapping[str, Any],
 ) -> TrainState:
     average = jax.tree.map(jnp.copy, params)
     step = jnp.zeros((), jnp.int32)
-    return TrainState(step, params, transformation.init(params), average)
+    return TrainState(step, params, transformation.init(params), average, memory)

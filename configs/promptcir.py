@@ -57,7 +57,12 @@ def get_config(stage: str = "offline") -> ConfigDict:
     config.data.patch = 128 if offline else 256  # the second is a guess
     config.data.grid_phase = "aligned" if offline else "random"  # guess
     config.data.qualities = ()
+    config.data.tasks = ()
     config.data.workers = 16
+
+    config.guidance = ConfigDict({"proxies": ()})
+    for name in ("dinov2", "clip", "prompts", "vgg16", "medium"):
+        config.guidance[name] = ""
 
     config.evaluation = ConfigDict()
     config.evaluation.images = "photos:validation"

@@ -48,7 +48,12 @@ def get_config() -> ConfigDict:
     config.data.patch = 64
     config.data.grid_phase = "random"
     config.data.qualities = ()
+    config.data.tasks = ()
     config.data.workers = 0
+
+    config.guidance = ConfigDict({"proxies": ()})
+    for name in ("dinov2", "clip", "prompts", "vgg16", "medium"):
+        config.guidance[name] = ""
 
     config.evaluation = ConfigDict()
     config.evaluation.images = "photos:validation"

@@ -59,7 +59,12 @@ def get_config(mode: str = "blind") -> ConfigDict:
     config.data.patch = 64
     config.data.grid_phase = "random"
     config.data.qualities = ()
+    config.data.tasks = ()
     config.data.workers = 16
+
+    config.guidance = ConfigDict({"proxies": ()})
+    for name in ("dinov2", "clip", "prompts", "vgg16", "medium"):
+        config.guidance[name] = ""
 
     config.evaluation = ConfigDict()
     config.evaluation.images = "photos:validation"

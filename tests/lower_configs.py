@@ -21,10 +21,10 @@ for path in plan.shipped():
     name = Path(path).name
     config, meant = plan.load(path)
     plan.fit_batch(config, meant, jax.device_count())
-    *arguments, state, batch = plan.training(config)
+    *arguments, state, batch, frozen = plan.training(config)
     step = jit_step(*arguments, state)
     parts[name] = None
     if name in LOWERED:
-        text = step.lower(state, batch).as_text()
+        text = step.lower(state, batch, frozen).as_text()
         parts[name] = int(re.search(r"num_partitions = (\d+)", text)[1])
 print(json.dumps(parts))

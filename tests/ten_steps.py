@@ -12,7 +12,7 @@ import tiny
 from flax import nnx
 from test_experiment import QUICKSTART, load
 
-from cir_jax import parallel
+from cir_jax import objectives, parallel
 from cir_jax.data import manifest, pairs
 from cir_jax.optimizers import optimizer
 from cir_jax.train_step import initial_state, jit_step
@@ -24,15 +24,16 @@ config.batch_size = 8
 config.optimizer.warmup_steps = 0  # the full learning rate from the first step
 graphdef, params = nnx.split(tiny.light(), nnx.Param)
 transformation = optimizer(config.optimizer, config.steps)
-state = initial_state(nnx.to_pure_dict(params), transformation, mesh)
+state = initial_state(nnx.to_pure_dict(params), transformation, mesh, {})
 split = parallel.batch_sharding(mesh, 8)
-step = jit_step(config, graphdef, transformation, mesh, state)
+objective = objectives.from_config(config)
+step = jit_step(config, graphdef, objective, transformation, mesh, state)
 batches = pairs.batches(
     records, seed=0, start=0, batch_size=8, patch=32, grid_phase="random"
 )
 losses = []
 for batch in parallel.on_devices(itertools.islice(batches, 10), split):
-    state, metrics = step(state, batch)
+    state, metrics = step(state, batch, {})
     losses.append(float(metrics["loss"]))
 trained = {"params": state.params, "optimizer": state.opt_state, "average": state.ema}
 print(

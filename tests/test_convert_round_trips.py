@@ -11,7 +11,7 @@ from flax import nnx
 from cir_jax import cli, convert, weights
 from cir_jax.models import abstract_model
 
-TIMES = 10
+TIMES = 8
 """That each family is drawn."""
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64)
 
@@ -67,6 +67,17 @@ def promptcir(draw):
     )
 
 
+def perceive_ir(draw):
+    sizes = restormer(draw)
+    del sizes["bias"], sizes["norm"]
+    return sizes | {
+        "content_dim": draw.choice((4, 8, 12)),
+        "semantics": "dinov2",
+        "semantic_dim": draw.randint(1, 9),
+        "design": "released",
+    }
+
+
 def ucip(draw):
     width = draw.choice((8, 12, 16, 20))
     offset_every = draw.randint(1, 4)
@@ -101,10 +112,10 @@ def build(monkeypatch):
     """Building a network is what takes the time: the same one is built once."""
     models = {}
 
-    def build(config):
+    def build(config, **options):
         key = json.dumps(config, sort_keys=True)
         if key not in models:
-            models[key] = abstract_model(config)
+            models[key] = abstract_model(config, **options)
         return models[key]
 
     monkeypatch.setattr(convert, "abstract_model", build)
@@ -113,7 +124,9 @@ def build(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(TIMES))
-@pytest.mark.parametrize("settings", [promptcir, promptir, restormer, ucip])
+@pytest.mark.parametrize(
+    "settings", [perceive_ir, promptcir, promptir, restormer, ucip]
+)
 def test_a_network_of_random_sizes_comes_back(settings, number, build, tmp_path):
     name = settings.__name__
     draw = random.Random(f"{name} {number}")

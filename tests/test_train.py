@@ -19,7 +19,6 @@ from cir_jax.compression import compressions
 from cir_jax.convert import from_state_dict, official_shapes
 from cir_jax.errors import UserError
 from cir_jax.evaluate import evaluate
-from cir_jax.losses import charbonnier
 from cir_jax.metrics_log import MetricsLog
 from cir_jax.models import abstract_model
 from cir_jax.train import initial_model, train_and_evaluate
@@ -127,8 +126,8 @@ def test_an_interrupted_training_ends_like_an_uninterrupted_one(
     """SIGTERM in the middle: saved, returned, resumed, the same bit for bit."""
     original = Checkpoints.save
 
-    def save_and_terminate(self, step, state, psnr):
-        original(self, step, state, psnr)
+    def save_and_terminate(self, step, state, score):
+        original(self, step, state, score)
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -227,9 +226,9 @@ def test_nothing_leaves_or_enters_the_devices_inside_the_step(
         lowered, flops = lowered_step(*arguments)
         program = lowered.compile()
 
-        def run(state, batch):
+        def run(*arguments):
             with jax.transfer_guard("disallow"):
-                state, metrics = program(state, batch)
+                state, metrics = program(*arguments)
             return state, {name: Untouchable(x) for name, x in metrics.items()}
 
         run.compile, run.memory_analysis = lambda: run, program.memory_analysis
@@ -368,15 +367,16 @@ def test_ema_follows_quickly_at_first_and_slowly_later():
     graphdef, params = nnx.split(model, nnx.Param)
     params = nnx.to_pure_dict(params)
     transformation = optax.sgd(1e-2)
-    step = jax.jit(make_step(graphdef, charbonnier, transformation, 0.5))
+    step = jax.jit(make_step(graphdef, CHARBONNIER, transformation, 0.5))
     zero = jax.tree.map(jnp.zeros_like, params)
     batch = {
         name: np.random.default_rng(seed).integers(0, 256, (1, 8, 8, 3), np.uint8)
         for seed, name in enumerate(("degraded", "clean"))
     }
     for age, decay in ((0, 1 / 10), (4, 5 / 14), (1000, 0.5)):
-        state = TrainState(jnp.int32(age), params, transformation.init(params), zero)
-        state, _ = step(state, batch)
+        moments = transformation.init(params)
+        state = TrainState(jnp.int32(age), params, moments, zero, {})
+        state, _ = step(state, batch, {})
         for average, value in zip(
             jax.tree.leaves(state.ema), jax.tree.leaves(state.params), strict=True
         ):

@@ -9,11 +9,13 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from programs import printed
 
 from cir_jax import parallel, weights
-from cir_jax.losses import charbonnier
 from cir_jax.models import abstract_model
 from cir_jax.models.layers import Block
+from cir_jax.objectives import Restoration
 from cir_jax.rematerialise import rematerialise
 from cir_jax.train_step import TrainState, make_step
+
+CHARBONNIER = Restoration(((1.0, "charbonnier"),))
 
 
 def step_of(model, **options):
@@ -21,13 +23,13 @@ def step_of(model, **options):
     graphdef, params = nnx.split(model, nnx.Param)
     params = nnx.to_pure_dict(params)
     descent = optax.sgd(1.0)
-    state = TrainState(jnp.int32(0), params, descent.init(params), params)
-    step = jax.jit(make_step(graphdef, charbonnier, descent, 0.5, **options))
+    state = TrainState(jnp.int32(0), params, descent.init(params), params, {})
+    step = jax.jit(make_step(graphdef, CHARBONNIER, descent, 0.5, **options))
     batch = {
         name: np.random.default_rng(seed).integers(0, 256, (4, 16, 16, 3), np.uint8)
         for seed, name in enumerate(("degraded", "clean"))
     }
-    return step.lower(state, batch).compile(), state, batch
+    return step.lower(state, batch, {}).compile(), state, batch
 
 
 def assert_same_step(left, right):
@@ -42,14 +44,14 @@ def assert_same_step(left, right):
 def test_a_batch_in_several_passes_gives_the_same_step():
     once, state, batch = step_of(tiny.Filter())
     passes, _, _ = step_of(tiny.Filter(), accumulate=4)
-    assert_same_step(passes(state, batch), once(state, batch))
+    assert_same_step(passes(state, batch, {}), once(state, batch, {}))
 
 
 @pytest.mark.parametrize("policy", ["products", "blocks"])
 def test_blocks_computed_again_give_the_same_step(policy):
     plain, state, batch = step_of(tiny.light())
     again, _, _ = step_of(tiny.light(), policy=policy)
-    assert_same_step(again(state, batch), plain(state, batch))
+    assert_same_step(again(state, batch, {}), plain(state, batch, {}))
 
 
 @pytest.mark.slow

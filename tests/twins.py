@@ -29,11 +29,11 @@ def assert_twins(fast, slow, *arguments, tolerance: float = 1e-5) -> None:
     np.testing.assert_allclose(fast(*arguments), expected, tolerance, tolerance)
 
 
-def assert_bfloat16_is_close(block) -> None:
+def assert_bfloat16_is_close(block, inputs: int = 1) -> None:
     """Asks that a block of 8 channels compute in bfloat16 nearly what float32 gives."""
-    (x,) = arrays((1, 8, 8, 8))
+    x = arrays(*[(1, 8, 8, 8)] * inputs)
     exact, rounded = (
-        block(rngs=nnx.Rngs(0), dtype=dtype)(x.astype(dtype))
+        block(rngs=nnx.Rngs(0), dtype=dtype)(*(each.astype(dtype) for each in x))
         for dtype in ("float32", "bfloat16")
     )
     assert rounded.dtype == "bfloat16"

@@ -8,7 +8,7 @@ networks.
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -43,6 +43,8 @@ class RestorationModel(nnx.Module):
             pooling.py.
         known_codecs: names of the codecs of which its call's keyword `codec` names one
             for each image, in training always; () for a network that is told nothing.
+        semantic_dim: length of DINOv2's class tokens, of which its call's keyword
+            `semantics` wants 4 for each image; 0 for a network that wants none.
     """
 
     channels: int = 3
@@ -51,6 +53,7 @@ class RestorationModel(nnx.Module):
     tile: int = 512
     pools: bool = False
     known_codecs: tuple[str, ...] = ()
+    semantic_dim: int = 0
 
     def codec_index(self, codec: str | int) -> int:
         """The number by which the network knows a codec, given its name or number.
@@ -396,6 +399,21 @@ def transformer_blocks(
     )
 
 
+Guide = Callable[[Float[Array, "b h w c"], int], Float[Array, "b h w c"]]
+"""What may change the maps that enter the latent level and the decoder of a four-level
+U-Net, see guided.py: given a map and its level, 1 at full resolution, the new map."""
+
+
+def unguided(x: Float[Array, "b h w c"], level: int) -> Float[Array, "b h w c"]:
+    """The guide that changes nothing."""
+    return x
+
+
+def guided_widths(dim: int) -> list[int]:
+    """Widths of what a `Guide` gets: Restormer's level 1 is as wide as its level 2."""
+    return [2 * dim, 2 * dim, 4 * dim, 8 * dim]
+
+
 def join(
     x: Float[Array, "b h w c"], y: Float[Array, "b h w d"]
 ) -> Float[Array, "b h w c+d"]:
@@ -406,8 +424,11 @@ def join(
 class Downsample(nnx.Module):
     """Half the resolution, twice the channels."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: Dtype):
-        self.conv = conv3x3(channels, channels // 2, rngs=rngs, dtype=dtype)
+    def __init__(
+        self, channels: int, *, bias: bool = False, rngs: nnx.Rngs, dtype: Dtype
+    ):
+        options: Mapping[str, Any] = {"bias": bias, "rngs": rngs, "dtype": dtype}
+        self.conv = conv3x3(channels, channels // 2, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 2*c"]:
         return pixel_unshuffle(self.conv(x))
@@ -416,8 +437,11 @@ class Downsample(nnx.Module):
 class Upsample(nnx.Module):
     """Twice the resolution, half the channels."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: Dtype):
-        self.conv = conv3x3(channels, channels * 2, rngs=rngs, dtype=dtype)
+    def __init__(
+        self, channels: int, *, bias: bool = False, rngs: nnx.Rngs, dtype: Dtype
+    ):
+        options: Mapping[str, Any] = {"bias": bias, "rngs": rngs, "dtype": dtype}
+        self.conv = conv3x3(channels, channels * 2, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c//2"]:
         return pixel_shuffle(self.conv(x))

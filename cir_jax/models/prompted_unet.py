@@ -9,13 +9,16 @@ from jaxtyping import Array, Float
 
 from cir_jax.models.layers import (
     Downsample,
+    Guide,
     PointwiseConv,
     RestorationModel,
     TransformerBlock,
     Upsample,
     conv3x3,
+    guided_widths,
     join,
     transformer_blocks,
+    unguided,
 )
 
 
@@ -35,6 +38,11 @@ class PromptedUNet(RestorationModel):
     """
 
     scale = 1
+
+    @property
+    def guided_widths(self) -> list[int]:
+        """Widths of the maps that a `guide` gets, level 1 first."""
+        return guided_widths(self.dim)
 
     def __init__(
         self,
@@ -106,11 +114,14 @@ class PromptedUNet(RestorationModel):
         )
         self.output = conv3x3(widths[1], channels, **biased)
 
-    def __call__(self, image: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(
+        self, image: Float[Array, "b h w c"], guide: Guide = unguided
+    ) -> Float[Array, "b h w c"]:
         """Restores images.
 
         Args:
             image: in [0, 1]; height and width are multiples of `multiple`.
+            guide: see `layers.Guide`.
 
         Returns:
             The restored images, about [0, 1], not clipped.
@@ -122,19 +133,21 @@ class PromptedUNet(RestorationModel):
         encoded1 = self.encoder_level1(self.patch_embed_input(image))
         encoded2 = self.encoder_level2(self.down1_2(encoded1))
         encoded3 = self.encoder_level3(self.down2_3(encoded2))
-        x = self.latent(self.down3_4(encoded3))
+        x = self.latent(guide(self.down3_4(encoded3), 4))
 
         x = self.noise_level3(join(x, self.prompt3(x)))
         x = self.up4_3(self.reduce_noise_level3(x))
-        x = self.decoder_level3(self.reduce_chan_level3(join(x, encoded3)))
+        x = self.reduce_chan_level3(join(x, encoded3))
+        x = self.decoder_level3(guide(x, 3))
 
         x = self.noise_level2(join(x, self.prompt2(x)))
         x = self.up3_2(self.reduce_noise_level2(x))
-        x = self.decoder_level2(self.reduce_chan_level2(join(x, encoded2)))
+        x = self.reduce_chan_level2(join(x, encoded2))
+        x = self.decoder_level2(guide(x, 2))
 
         x = self.noise_level1(join(x, self.prompt1(x)))
         x = self.up2_1(self.reduce_noise_level1(x))
-        x = self.decoder_level1(join(x, encoded1))
+        x = self.decoder_level1(guide(join(x, encoded1), 1))
 
         x = self.output(self.refinement(x))
         return image + x.astype(image.dtype)

@@ -17,12 +17,15 @@ from jaxtyping import Array, Float
 
 from cir_jax.models.layers import (
     Downsample,
+    Guide,
     PointwiseConv,
     RestorationModel,
     Upsample,
     conv3x3,
+    guided_widths,
     join,
     transformer_blocks,
+    unguided,
 )
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -47,6 +50,11 @@ class Restormer(RestorationModel):
 
     scale = 1
     multiple = 8
+
+    @property
+    def guided_widths(self) -> list[int]:
+        """Widths of the maps that a `guide` gets, level 1 first."""
+        return guided_widths(self.dim)
 
     def __init__(
         self,
@@ -119,11 +127,14 @@ class Restormer(RestorationModel):
         self.refinement = blocks(widths[1], num_refinement_blocks, heads[0])
         self.output = conv3x3(widths[1], channels, **biased)
 
-    def __call__(self, image: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(
+        self, image: Float[Array, "b h w c"], guide: Guide = unguided
+    ) -> Float[Array, "b h w c"]:
         """Restores images.
 
         Args:
             image: in [0, 1]; height and width are multiples of 8.
+            guide: see `layers.Guide`.
 
         Returns:
             The restored images, about [0, 1], not clipped.
@@ -135,11 +146,13 @@ class Restormer(RestorationModel):
         encoded1 = self.encoder_level1(self.patch_embed(image))
         encoded2 = self.encoder_level2(self.down1_2(encoded1))
         encoded3 = self.encoder_level3(self.down2_3(encoded2))
-        x = self.latent(self.down3_4(encoded3))
+        x = self.latent(guide(self.down3_4(encoded3), 4))
 
         x = self.reduce_chan_level3(join(self.up4_3(x), encoded3))
-        x = self.reduce_chan_level2(join(self.up3_2(self.decoder_level3(x)), encoded2))
-        x = self.decoder_level1(join(self.up2_1(self.decoder_level2(x)), encoded1))
+        x = self.decoder_level3(guide(x, 3))
+        x = self.reduce_chan_level2(join(self.up3_2(x), encoded2))
+        x = self.decoder_level2(guide(x, 2))
+        x = self.decoder_level1(guide(join(self.up2_1(x), encoded1), 1))
 
         x = self.output(self.refinement(x))
         return image + x.astype(image.dtype)
