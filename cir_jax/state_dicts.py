@@ -13,7 +13,14 @@ from cir_jax import torch_file, weights
 from cir_jax.errors import UserError
 from cir_jax.hyper_parameters import SIGNATURES
 
-ENTRIES = ("params_ema", "params", "state_dict", "model_state_dict", "model")
+ENTRIES = (
+    "params_ema",
+    "params",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "prompt_learner",
+)
 """Under which training programs keep a state dict, the most wanted first."""
 WRAPPERS = ("module", "net", "model")
 """What training wrappers put in front of every name."""

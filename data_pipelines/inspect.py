@@ -10,10 +10,9 @@ from rich.progress import track
 
 from cir_jax import image_io, metrics, pictures, tables
 from cir_jax.data import manifest, recipes, records
+from cir_jax.data.recipes import Kind
 from cir_jax.resize import SUPPORT, downscale
 
-Kind = tuple[str, int]
-"""Codec and quality."""
 SHOWN, COLUMNS = 3, 8
 """Crops on the contact sheet, and at most how many versions of a codec beside each."""
 SIDE = 128

@@ -53,6 +53,30 @@ def _made_up(key: str, shape: tuple[int, ...]) -> np.ndarray:
     return 3 * z if "offset_layer" in key else z
 
 
+def load_encoder(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The same of a foundation model, whose json holds more than the names."""
+    shapes = json.loads((GOLDENS / f"{name}.keys.json").read_text())["keys"]
+    weights = {key: _made_up_of_encoder(key, tuple(shapes[key])) for key in shapes}
+    with np.load(GOLDENS / f"{name}.npz") as arrays:
+        return dict(arrays), weights
+
+
+def _made_up_of_encoder(key: str, shape: tuple[int, ...]) -> np.ndarray:
+    random = np.random.RandomState(zlib.crc32(key.encode()))
+    z = np.asarray(random.standard_normal(shape), np.float32)
+    leaf = key.rpartition(".")[2]
+    if leaf == "bias":
+        return np.float32(0.1) * z
+    if leaf == "logit_scale":
+        return np.array(np.log(1 / 0.07), np.float32)
+    if leaf == "lambda1" or (leaf == "weight" and len(shape) == 1):
+        return 1 + np.float32(0.1) * z
+    embeds = leaf in ("cls_token", "mask_token", "position_embeddings")
+    if (embeds or "embedding" in key) and len(shape) <= 3:
+        return np.float32(0.5) * z
+    return z / np.sqrt(np.float32(np.prod(shape[1:])))
+
+
 def assert_equals_official(name: str, taps: int, our_path: Callable = str) -> None:
     """Asks that our network equal the official one, at its end and at `taps` modules.
 

@@ -16,6 +16,7 @@ from grain.sources import RandomAccessDataSource
 from cir_jax import symmetries
 from cir_jax.data import damage, degradations, recipes, records
 from cir_jax.data.degradations import BLOCK
+from cir_jax.data.tasks import task_number
 from cir_jax.data.workers import iterate
 from cir_jax.errors import UserError, unknown
 from cir_jax.resize import downscale
@@ -34,6 +35,9 @@ class PatchPair:
         qualities: use the versions of these qualities alone; all when empty.
         recipe: degrades the clean crop afresh; None takes the record's versions.
         codecs: names of codecs; the pair then tells which of them it was.
+        tasks: names of tasks, see tasks.py; the pair then tells which of them it is of.
+        second: whether there is a second patch of the same degraded image, for losses
+            that compare patches; drawn by itself, as the first one is.
     """
 
     patch: int
@@ -41,6 +45,8 @@ class PatchPair:
     qualities: tuple[int, ...] = ()
     recipe: recipes.Recipe | None = None
     codecs: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    second: bool = False
 
     def __call__(
         self, payload: bytes, rng: np.random.Generator
@@ -49,7 +55,8 @@ class PatchPair:
 
         Returns:
             "degraded" and "clean", uint8 [p, p, 3] and [scale p, scale p, 3]; with
-            codecs also "codec", its number among them.
+            codecs also "codec", its number among them; with tasks "task", likewise;
+            with `second` also "second", uint8 [p, p, 3].
         """
         record = records.Record.from_bytes(payload)
         version = None if self.recipe else self._version(record, rng)
@@ -62,26 +69,41 @@ class PatchPair:
                 "smaller patches"
             )
         step = BLOCK if self.grid_phase == "aligned" else 1
-        y = step * int(rng.integers((height - self.patch) // step + 1))
-        x = step * int(rng.integers((width - self.patch) // step + 1))
+
+        def place() -> tuple[int, int]:
+            """Where a patch starts, drawn at random."""
+            y = step * int(rng.integers((height - self.patch) // step + 1))
+            return y, step * int(rng.integers((width - self.patch) // step + 1))
+
+        y, x = place()
         if version:
-            codec, degraded = version.codec, records.decode(version.image)
+            label, quality = version.codec, version.quality
+            degraded = records.decode(version.image)
         else:
             # The whole crop, as in records: a patch alone would have no surroundings,
             # and a grid of its own.
             chain = self.recipe.draw(rng)
             small = downscale(clean, record.scale)
-            codec = degradations.label(chain)
+            label, quality = degradations.label(chain), chain[-1].quality
             degraded = degradations.pixels(small, chain, rng)
         turn = rng.integers(8)
-        patch = degraded[y : y + self.patch, x : x + self.patch]
         rows = slice(record.scale * y, record.scale * (y + self.patch))
         columns = slice(record.scale * x, record.scale * (x + self.patch))
         pair = {
-            "degraded": symmetries.turned(patch, turn),
+            "degraded": symmetries.turned(self._cut(degraded, y, x), turn),
             "clean": symmetries.turned(clean[rows, columns], turn),
         }
-        return pair | ({"codec": self._number(codec)} if self.codecs else {})
+        if self.codecs:
+            pair["codec"] = self._number(label)
+        if self.tasks:
+            pair["task"] = np.int32(task_number(self.tasks, label, quality))
+        if self.second:  # drawn last: without it all else is as with it
+            other = self._cut(degraded, *place())
+            pair["second"] = symmetries.turned(other, rng.integers(8))
+        return pair
+
+    def _cut(self, image: np.ndarray, y: int, x: int) -> np.ndarray:
+        return image[y : y + self.patch, x : x + self.patch]
 
     def _number(self, codec: str) -> np.int32:
         """The codec's place among those that the model knows."""
@@ -121,6 +143,8 @@ def batches(
     qualities: tuple[int, ...] = (),
     recipe: recipes.Recipe | None = None,
     codecs: tuple[str, ...] = (),
+    tasks: tuple[str, ...] = (),
+    second: bool = False,
     damaged: int = 0,
     workers: int = 0,
     process: int = 0,
@@ -138,6 +162,8 @@ def batches(
         qualities: see `PatchPair`.
         recipe: see `PatchPair`.
         codecs: see `PatchPair`.
+        tasks: see `PatchPair`.
+        second: see `PatchPair`.
         damaged: how many records may be damaged: each is named once on standard error
             and the next whole one takes its place.
         workers: reading processes; 0 reads in threads of this process.
@@ -146,7 +172,8 @@ def batches(
 
     Returns:
         An endless iterator of {"degraded": uint8 [b, p, p, 3], "clean": uint8 [b, sp,
-        sp, 3]} with b = batch_size / processes; with codecs also "codec": int32 [b].
+        sp, 3]} with b = batch_size / processes; with codecs also "codec": int32 [b],
+        with tasks "task": int32 [b], with `second` "second": uint8 [b, p, p, 3].
 
     Raises:
         UserError: a bad option, now; one damaged record too many, while iterating.
@@ -163,7 +190,9 @@ def batches(
             f"config.batch_size={batch_size} does not divide among {processes} "
             "processes: make it a multiple"
         )
-    pair = PatchPair(patch, grid_phase, tuple(qualities), recipe, codecs)
+    pair = PatchPair(
+        patch, grid_phase, tuple(qualities), recipe, codecs, tuple(tasks), second
+    )
     dataset = (
         grain.MapDataset.source(damage.Replacing(source) if damaged else source)
         .seed(seed)

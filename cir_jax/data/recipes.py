@@ -24,6 +24,8 @@ from cir_jax.errors import UserError, unknown
 
 ONLINE = "online:"
 """Marks a recipe that the training reader runs, on records of clean crops."""
+Kind = tuple[str, int]
+"""What a degraded version is called: its label, such as "jpeg", and its quality."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,10 +292,10 @@ def for_reader(name: str, contents: Mapping[str, Any]) -> Recipe | None:
     return recipe
 
 
-def labels(
+def kinds(
     recipe: Recipe | None, contents: Mapping[str, Any], qualities: Sequence[int] = ()
-) -> set[str]:
-    """What the degraded versions of a training are called, such as "jpeg".
+) -> set[Kind]:
+    """What degraded versions a training can meet.
 
     Args:
         recipe: what the reader runs, see `for_reader`; None for the records' versions.
@@ -301,10 +303,19 @@ def labels(
         qualities: those of the records that are used; all when empty.
     """
     if recipe:
-        return {degradations.label(chain) for chain in recipe.chains}
+        return {
+            (degradations.label(chain), chain[-1].quality) for chain in recipe.chains
+        }
     versions = (version.rsplit(" ", 1) for version in contents["versions"])
     return {
-        label
+        (label, int(quality))
         for label, quality in versions
         if not qualities or int(quality) in qualities
     }
+
+
+def labels(
+    recipe: Recipe | None, contents: Mapping[str, Any], qualities: Sequence[int] = ()
+) -> set[str]:
+    """What the degraded versions are called, such as "jpeg"; arguments of `kinds`."""
+    return {label for label, _ in kinds(recipe, contents, qualities)}

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -90,7 +90,16 @@ def abstract_model(
     Returns:
         The network; each parameter holds a `jax.ShapeDtypeStruct`.
     """
-    return nnx.eval_shape(lambda: build_model(config, _OneKey(), dtype=dtype))
+    return abstract(lambda rngs: build_model(config, rngs, dtype=dtype))
+
+
+def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:
+    """A network with shapes where its parameters would be, for weights to fill.
+
+    Args:
+        build: makes the network, given where its initial parameters come from.
+    """
+    return nnx.eval_shape(lambda: build(_OneKey()))
 
 
 class _OneKey(nnx.Rngs):

@@ -86,7 +86,7 @@ def write(
 ) -> None:
     """Writes a `.safetensors` file of any contents, whole or not at all."""
     # Of transposed views the package would write the bytes in the order they lie in.
-    whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    whole = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     with written_whole(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
