@@ -12,7 +12,7 @@ from cir_jax import objectives, parallel, weights
 from cir_jax.arguments import check_can_write
 from cir_jax.checkpoints import Checkpoints
 from cir_jax.errors import UserError
-from cir_jax.train import CONFIG
+from cir_jax.loop import CONFIG
 from cir_jax.train_step import abstract_training
 
 

@@ -15,7 +15,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from cir_jax import weights
-from cir_jax.encoders import clip, dinov2, vgg16
+from cir_jax.encoders import clip, dinov2, prompts, vgg16
 from cir_jax.errors import UserError
 from cir_jax.losses import CLIP_QUALITY, CONTRASTIVE, DIFFICULTY
 from cir_jax.models import DTYPES
@@ -56,11 +56,9 @@ def load(
         check_semantics(networks["dinov2"], model, files.dinov2)
     if files.clip:
         # Of its two towers a step needs one: the prompts' embeddings do not change.
-        both = clip.load(files.clip, dtype=dtype)
-        prompts = clip.read_prompts(files.prompts)
-        frozen["prompts"] = np.asarray(both.prompt_embedding(prompts))
-        both.text = None
-        networks["clip"] = both
+        networks["clip"] = clip.load(files.clip, dtype=dtype)
+        context = prompts.read_prompts(files.prompts)
+        frozen["prompts"] = np.asarray(networks["clip"].prompt_embedding(context))
     if files.vgg16:
         networks["vgg16"] = vgg16.load(files.vgg16, dtype=dtype)
     for number, (name, _) in enumerate(parse_proxies(files.proxies, config.data.tasks)):

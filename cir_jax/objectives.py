@@ -6,7 +6,7 @@ beside the state: they get no gradient and no place in the optimizer.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ Batch = Mapping[str, UInt8[Array, "b *_ 3"] | Int32[Array, " b"]]
 Metrics = dict[str, Float32[Array, ""]]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What a training step asks of an objective."""
 
@@ -49,6 +50,9 @@ class Objective(Protocol):
         self, model: nnx.Module, batch: Batch, frozen: Any, memory: Any
     ) -> tuple[Float32[Array, ""], Metrics]:
         """The loss of a batch, and what is logged beside it."""
+
+    def alone(self) -> "Objective":
+        """Without what frozen networks compute, for counting the model's own FLOPs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +165,7 @@ class Restoration:
         return sum(weight * values[name] for weight, name in self.terms), metrics
 
     def alone(self) -> "Restoration":
-        """Without what frozen networks say, for counting the model's own FLOPs."""
+        """With the terms that ask no frozen networks."""
         terms = tuple(term for term in self.terms if term[1] in LOSSES)
         return dataclasses.replace(self, terms=terms)
 

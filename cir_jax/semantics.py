@@ -46,10 +46,10 @@ class SemanticEncoder:
             image: [h, w, 3] or [h, w, 1]: integers of their type's whole range, or
                 floats in [0, 1].
         """
-        size = dinov2.SIZE
+        side = dinov2.SIDE
         # Its own resizing would compile once for every size, and copy the whole image.
-        small = np.asarray(resize_bicubic(image[None], size, size), np.float32)
+        small = np.asarray(resize_bicubic(image[None], side, side), np.float32)
         if image.dtype != np.float32:
             small = small / np.float32(np.iinfo(image.dtype).max)
-        small = np.broadcast_to(small, (1, size, size, 3))
+        small = np.broadcast_to(small, (1, side, side, 3))
         return np.asarray(self._tokens(self._params, small))

@@ -26,6 +26,7 @@ from cir_jax import (
 )
 from cir_jax.compression import compressions
 from cir_jax.data import manifest, pairs, recipes
+from cir_jax.data.tasks import check_tasks
 from cir_jax.errors import UserError
 from cir_jax.loop import Scored, Training, run, start
 from cir_jax.losses import CONTRASTIVE
@@ -89,6 +90,8 @@ def train_and_evaluate(
     recipe = recipes.for_reader(config.data.recipe, contents)
     _check_codecs(config, structure.known_codecs, recipe, contents)
     objective = objectives.from_config(config)
+    kinds = recipes.kinds(recipe, contents, config.data.qualities)
+    check_tasks(objective.tasks, kinds)
     batches_from = functools.partial(
         pairs.batches,
         records,

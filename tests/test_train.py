@@ -21,6 +21,7 @@ from cir_jax.errors import UserError
 from cir_jax.evaluate import evaluate
 from cir_jax.metrics_log import MetricsLog
 from cir_jax.models import abstract_model
+from cir_jax.objectives import Restoration
 from cir_jax.train import initial_model, train_and_evaluate
 from cir_jax.train_step import TrainState, make_step
 
@@ -367,7 +368,8 @@ def test_ema_follows_quickly_at_first_and_slowly_later():
     graphdef, params = nnx.split(model, nnx.Param)
     params = nnx.to_pure_dict(params)
     transformation = optax.sgd(1e-2)
-    step = jax.jit(make_step(graphdef, CHARBONNIER, transformation, 0.5))
+    objective = Restoration(((1.0, "l1"),))
+    step = jax.jit(make_step(graphdef, objective, transformation, 0.5))
     zero = jax.tree.map(jnp.zeros_like, params)
     batch = {
         name: np.random.default_rng(seed).integers(0, 256, (1, 8, 8, 3), np.uint8)

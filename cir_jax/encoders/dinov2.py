@@ -102,6 +102,11 @@ class DINOv2(nnx.Module):
         )
         self.norm = layer_norm(width, EPSILON, rngs=rngs)
 
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return self.cls_token.shape[-1]
+
     def __call__(self, image: Float[Array, "b h w 3"]) -> Float32[Array, "b n c"]:
         """The last layer's tokens, normalised; see `hidden`."""
         return self.norm(self.hidden(image)[-1])

@@ -1,5 +1,5 @@
 # ruff: noqa: D102  (what a layer does when called is its class docstring)
-"""Perceive-IR: Learning to Perceive Degradation Better for All-in-One Image Restoration.
+"""Perceive-IR: Learning to Perceive Degradation Better for All-in-One Restoration.
 
 Zhang et al., IEEE TIP 2025 (2408.15994). A Restormer-like U-Net whose latent level and
 decoder look at each map twice: as it is, and as the image's guidance makes it. The
@@ -24,6 +24,7 @@ A published table gives the paper's network 42.02 M parameters; as released it h
 vector alone makes the guidance. It is no network of the paper's.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -289,7 +290,7 @@ class CFE(nnx.Module):
         released = design == "released"
         widths = [channels, *(width * quarters // 4 for quarters in (1, 2, 3, 4))]
         layers: list[Any] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(widths):
             layers.append(_half_size(inputs, outputs, **options))
             layers.append(gelu if released else ResidualBlock(outputs, **options))
         self.body = nnx.Sequential(*layers)
@@ -346,11 +347,8 @@ class PGM(nnx.Module):
         self.released = design == "released"
         if self.released:
             width = 2 * channels
-            first, last = (
-                linear(inputs, width, **options),
-                linear(width, width, **options),
-            )
-            self.affine = nnx.Sequential(first, gelu, last)
+            first = linear(inputs, width, **options)
+            self.affine = nnx.Sequential(first, gelu, linear(width, width, **options))
         else:
 
             def branch() -> nnx.Sequential:

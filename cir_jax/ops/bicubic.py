@@ -3,14 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float32, Real
 
 A = -0.75
 """The parameter of Keys' cubic in PyTorch; it is -0.5 in MATLAB, Pillow and JAX."""
 
 
 def resize_bicubic(
-    image: Float[Array | np.ndarray, "b h w c"], height: int, width: int
+    image: Real[Array | np.ndarray, "b h w c"], height: int, width: int
 ) -> Float32[Array, "b {height} {width} c"]:
     """Resizes as torch's `interpolate(mode="bicubic", align_corners=False)` does.
 

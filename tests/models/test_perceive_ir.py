@@ -166,9 +166,9 @@ def test_what_takes_no_guide_is_refused():
 
 
 def test_semantics_that_are_missing_or_too_many_are_refused():
-    with pytest.raises(UserError, match="4 class tokens of 768.*semantics are missing"):
+    with pytest.raises(UserError, match=r"4 class tokens of 768.*are missing"):
         shape_of(XT)
-    with pytest.raises(UserError, match="by none for each image.*semantics are given"):
+    with pytest.raises(UserError, match=r"by none for each image.*are given"):
         shape_of(REDUCED, semantics=TOKENS)
     with pytest.raises(UserError, match="multiples of 8; pad it to 40 x 96"):
         abstract_model(REDUCED)(jnp.zeros((1, 33, 96, 3)))
