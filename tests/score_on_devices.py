@@ -21,7 +21,7 @@ from cir_jax.evaluate import ImageFolder, evaluate  # noqa: E402
 report = evaluate(
     {"light": Restorer(weights, tile=None)},
     {"crops": ImageFolder(Path(folder))},
-    compressions("jpeg", (10, 40)),
+    [*compressions("jpeg", (10, 40)), *compressions("noise", (25,))],
 )
 content = report.to_json()
 for row in (*content["rows"], *content["images"]):
