@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 from cir_jax import codecs
 from cir_jax.data.degradations import NOISE, add_noise
-from cir_jax.errors import UserError
+from cir_jax.errors import UserError, unknown
 from cir_jax.protocols import COLOUR, PROTOCOLS, Protocol
 from cir_jax.resize import downscale, modcrop, upscale
 
@@ -217,6 +217,10 @@ def compressions(
                     f"noise {deviation}: give a standard deviation of 0 to 255 levels"
                 )
         return [Noise(deviation) for deviation in qualities]
+    known = [*codecs.known_codecs(), NOISE]
+    name, _, _ = codec.partition(":")
+    if name not in known:
+        raise unknown("codec", name, known)
     coder = codecs.get_codec(codec)
     for quality in qualities:
         codecs.check_quality(coder, quality)

@@ -206,21 +206,24 @@ def test_a_peer_stands_in_the_table_where_it_can(folder, tmp_path):
     )
     peer = peers.parse_peer(f"invert={sys.executable} {program} {{in}} {{out}}")
     images = {"coffee": ImageFolder(folder)["coffee.png"]}
-    both = [*compressions("jpeg", (20,)), *compressions("webp", (20,))]
-    report = evaluate({"invert": peer}, {"s": images}, both)
+    three = [
+        each for name in ("jpeg", "webp", "noise") for each in compressions(name, (20,))
+    ]
+    report = evaluate({"invert": peer}, {"s": images}, three)
     rows = report.rows()
     assert [(row["codec"], row["method"]) for row in rows] == [
         ("jpeg", "none"),
         ("jpeg", "invert"),
         ("webp", "none"),
+        ("noise", "none"),
     ]
     codec, clean = get_codec("jpeg"), images["coffee"]
     inverted = 255 - codec.decode(codec.encode(clean, 20))
     assert rows[1]["psnr"] == pytest.approx(metrics.psnr(clean, inverted))
     assert rows[1]["seconds"] > 0
-    (warning,) = report.warnings
-    assert warning.startswith("left out of webp: peer invert: ")
-    assert f"warning: {warning}" in report.table()
+    for warning, codec in zip(report.warnings, ("webp", "noise"), strict=True):
+        assert warning.startswith(f"left out of {codec}: peer invert: ")
+        assert f"warning: {warning}" in report.table()
 
 
 def score_on_devices(arguments, devices):
@@ -341,6 +344,7 @@ def test_the_command_prints_the_table_and_its_protocol(
         (["--set", "s=photos:train", "--set", "s=photos:train"], "s is given twice"),
         (["--json", "nowhere/scores.json"], "its folder does not exist"),
         (["--codec", "jpg"], "did you mean 'jpeg'"),
+        (["--codec", "nois"], "did you mean 'noise'"),
         (["--protocol", "grey"], "did you mean 'gray'"),
         (["--quality", "500"], "quality 500 is outside jpeg's range"),
         (["--weights", "nothing"], "neither a file"),
