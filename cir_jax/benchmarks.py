@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from cir_jax.protocols import ALL_IN_ONE, COLOUR, CSR, GRAY
+
 LOSSLESS = (".bmp", ".png", ".tif", ".tiff")
 
 
@@ -23,11 +25,12 @@ class Benchmark:
         places: folders of clean images in distributions as unpacked, the usual one
             first; the user may have pointed at any folder on the way there.
         note: what else to know, in a sentence.
-        grey: whether the images are grey.
         sizes: the only sizes of its images, the shorter side first; of any when empty.
         sides: smallest and largest side, pixels, also of copies whose edges were cut to
             a multiple of 12; None where that is not known.
         suffixes: of the original files and their lossless copies.
+        usual: the protocol of its tables where nothing is downscaled.
+        caution: what the table should warn of, whatever the images.
     """
 
     name: str
@@ -35,10 +38,11 @@ class Benchmark:
     count: int
     places: tuple[str, ...]
     note: str
-    grey: bool = False
     sizes: tuple[tuple[int, int], ...] = ()
     sides: tuple[int, int] | None = None
     suffixes: tuple[str, ...] = LOSSLESS
+    usual: str = COLOUR
+    caution: str = ""
 
     def protocol(self, scale: int = 1) -> str:
         """The protocol that its tables usually follow, see `cir_jax.evaluate`.
@@ -46,9 +50,7 @@ class Benchmark:
         Args:
             scale: by how much images are downscaled before they are compressed.
         """
-        if scale > 1:
-            return "csr"
-        return "gray" if self.grey else "colour"
+        return self.usual if scale == 1 else CSR
 
     def folder(self, root: Path) -> Path:
         """The folder of the clean images at or below what the user pointed at.
@@ -159,7 +161,7 @@ BENCHMARKS = (
         5,
         ("Classic5", "classic5"),
         "grey; shows scenes of Set14 (baboon, barbara, lenna, peppers)",
-        grey=True,
+        usual=GRAY,
     ),
     Benchmark(
         "Set5",
@@ -213,6 +215,54 @@ BENCHMARKS = (
         100,
         ("DIV2K/DIV2K_valid_HR",),
         "0801 to 0900; networks are trained on the 800 images of DIV2K_train_HR",
+    ),
+    Benchmark(
+        "CBSD68",
+        ("bsd68color", "bsd68colour"),
+        68,
+        ("CBSD68/original_png", "CBSD68"),
+        "colour; measured with noise of 15, 25 and 50, as Urban100 and Kodak24 are",
+        sizes=((321, 481),),
+        suffixes=(".jpg", *LOSSLESS),
+        usual=ALL_IN_ONE,
+        caution="CBSD68's images are among those of BSDS500 (val): weights that were "
+        "trained on them have seen them",
+    ),
+    Benchmark(
+        "SOTS",
+        ("sotsoutdoor",),
+        500,
+        ("SOTS/outdoor/gt", "SOTS/outdoor/clear"),
+        "its 500 outdoor images, hazy ones given; some share a clean one",
+        suffixes=(".jpg", *LOSSLESS),
+        usual=ALL_IN_ONE,
+    ),
+    Benchmark(
+        "Rain100L",
+        (),
+        100,
+        ("Rain100L/target", "Rain100L/gt", "Rain100L/norain"),
+        "rainy ones given",
+        usual=ALL_IN_ONE,
+    ),
+    Benchmark(
+        "GoPro",
+        ("goprotest",),
+        1111,
+        ("GoPro/test/target", "test/GoPro/target"),
+        "its test images, blurred ones given; the original tree has both side by side "
+        "in a folder of each video, bundles have one folder of each",
+        sizes=((720, 1280),),
+        usual=ALL_IN_ONE,
+    ),
+    Benchmark(
+        "LOL-v1",
+        ("lol", "loleval15"),
+        15,
+        ("LOLdataset/eval15/high", "LOL/eval15/high"),
+        "its eval15 images, dark ones given",
+        sizes=((400, 600),),
+        usual=ALL_IN_ONE,
     ),
 )
 

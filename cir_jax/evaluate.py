@@ -5,7 +5,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,8 +14,10 @@ from rich.console import Console
 
 from cir_jax import image_io, parallel
 from cir_jax.benchmarks import find_benchmark
-from cir_jax.compression import Compressed, Compression
+from cir_jax.compression import Compressed, Degradation, Noise
 from cir_jax.errors import UserError
+from cir_jax.image_sets import ImageFolder as ImageFolder  # found here, too
+from cir_jax.image_sets import Images, PairedFolder
 from cir_jax.peers import Peer
 from cir_jax.progress import progress_bar
 from cir_jax.protocols import COLOUR, CSR, Metric, Protocol, get_protocol
@@ -23,54 +25,20 @@ from cir_jax.restore import Restorer
 from cir_jax.scores import BICUBIC, NONE, Report, Score
 
 Method = Restorer | Peer
-Images = Mapping[str, UInt8[np.ndarray, "_ _ 3"]]
-"""Clean images by name."""
-SMALLEST = 22
-"""Of an image's sides, pixels: cut to a multiple of 4 and without the largest border it
-holds an SSIM window."""
 
 
-class ImageFolder(Images):
-    """The images of a folder by path below it, read when they are asked for.
+class Place(NamedTuple):
+    """Where an image is."""
 
-    All are read once at the start. A table over fewer images would not be comparable,
-    so none is left out.
-
-    Raises:
-        UserError: the folder is missing or empty, an image cannot be read, or one is
-            too small for SSIM.
-    """
-
-    def __init__(self, folder: Path):
-        self._paths = {
-            path.relative_to(folder).as_posix(): path
-            for path in image_io.find_images(folder)
-        }
-        self.sizes: dict[str, tuple[int, int]] = {}
-        """Height and width of each, pixels."""
-        for name, image in self.items():
-            height, width, _ = image.shape
-            if min(height, width) < SMALLEST:
-                raise UserError(
-                    f"{folder / name} is {width}x{height} pixels: SSIM needs sides of "
-                    f"at least {SMALLEST}"
-                )
-            self.sizes[name] = height, width
-
-    def __getitem__(self, name: str) -> UInt8[np.ndarray, "_ _ 3"]:
-        return image_io.read_rgb(self._paths[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
+    set: str
+    image: str
+    index: int
 
 
 def evaluate(
     methods: Mapping[str, Method],
     sets: Mapping[str, Images],
-    compressions: Sequence[Compression],
+    compressions: Sequence[Degradation],
     protocol: str | None = None,
     provenance: Mapping[str, str] | None = None,
     scale: int | None = None,
@@ -89,7 +57,8 @@ def evaluate(
         methods: by name; the baseline is always measured too: the codec alone or, with
             a scale, bicubic upscaling of what it gives.
         sets: clean images by set name.
-        compressions: what is done to each.
+        compressions: what is done to each, but for those of a `PairedFolder`, whose
+            degraded images are there already.
         protocol: a name in `protocols.PROTOCOLS`; when None the set's usual one if it
             is a known benchmark, or else "colour", with a scale "csr".
         provenance: further lines of the protocol, such as the weights' sha256.
@@ -102,7 +71,7 @@ def evaluate(
 
     Raises:
         UserError: unknown protocol, restorers of different scales, none that can be
-            told the codec, or a codec or a peer fails.
+            told the codec, pairs at another scale than 1, or a codec or a peer fails.
     """
     restorers = {name: m for name, m in methods.items() if isinstance(m, Restorer)}
     if tell_codec and not any(r.known_codecs for r in restorers.values()):
@@ -115,21 +84,29 @@ def evaluate(
     names = {name: protocol or usual_protocol(name, scale) for name in sets}
     protocols = {name: get_protocol(each) for name, each in names.items()}
     texts = {name: f"{each}: {protocols[name].text}" for name, each in names.items()}
-    work = [(set_name, image) for set_name, images in sets.items() for image in images]
-    encoders = {each.codec_name: each.codec.version for each in compressions}
-    failed = _failing_peers(methods, sets, compressions, protocols, scale)
+    degradations = {
+        name: degradations_of(images, compressions, scale)
+        for name, images in sets.items()
+    }
+    work = [
+        Place(set_name, image, index)
+        for set_name, images in sets.items()
+        for index, image in enumerate(images)
+    ]
+    encoders = {
+        each.codec_name: each.version for some in degradations.values() for each in some
+    }
+    failed = _failing_peers(methods, sets, degradations, protocols, scale)
 
-    def score(place: tuple[str, str], methods: Mapping[str, Method]) -> list[Score]:
+    def score(place: Place, methods: Mapping[str, Method]) -> list[Score]:
         """The scores of the baseline and every method on one image of one set."""
-        set_name, image_name = place
-        image = sets[set_name][image_name]
+        image, protocol = sets[place.set][place.image], protocols[place.set]
         return [
-            Score(*place, each.codec_name, each.quality_name, *rest)
-            for each in compressions
-            for rest in _measured(
-                image,
-                protocols[set_name],
-                each,
+            Score(place.set, place.image, each.codec_name, each.quality_name, *measured)
+            for each in degradations[place.set]
+            for measured in _measured(
+                each(image, scale, place.index, protocol),
+                protocol,
                 scale,
                 {baseline: None} | _fit(methods, each, tell_codec, failed),
                 further or {},
@@ -143,6 +120,7 @@ def evaluate(
             "protocol": _in_front(texts),
             "scale": scale,
             "encoder": _in_front(encoders),
+            **_seeding(degradations, protocols),
             **_settings(restorers, tell_codec),
             "images": ", ".join(f"{name} {len(each)}" for name, each in sets.items()),
             **(provenance or {}),
@@ -161,6 +139,37 @@ def usual_protocol(name: str, scale: int) -> str:
     if benchmark:
         return benchmark.protocol(scale)
     return COLOUR if scale == 1 else CSR
+
+
+def degradations_of(
+    images: Images, compressions: Sequence[Degradation], scale: int
+) -> Sequence[Degradation]:
+    """What is done to a set: what is asked for, unless its degraded images are given.
+
+    Raises:
+        UserError: they are given, and are to be smaller than the clean ones.
+    """
+    if not isinstance(images, PairedFolder):
+        return compressions
+    if scale != 1:
+        raise UserError(
+            f"degraded images ({images.degradation.codec_name}) are as large as the "
+            f"clean ones, but the scale is {scale}: take weights of scale 1"
+        )
+    return [images.degradation]
+
+
+def _seeding(
+    degradations: Mapping[str, Sequence[Degradation]],
+    protocols: Mapping[str, Protocol],
+) -> dict[str, str]:
+    """The line of the protocol about the seeds of noise, if there is any."""
+    noisy = {
+        name: protocols[name].seeding
+        for name, some in degradations.items()
+        if any(isinstance(each, Noise) for each in some)
+    }
+    return {"noise": _in_front(noisy)} if noisy else {}
 
 
 def _in_front(texts: Mapping[str, str]) -> str:
@@ -200,7 +209,7 @@ def _settings(restorers: Mapping[str, Restorer], tell_codec: bool) -> dict[str, 
 def _failing_peers(
     methods: Mapping[str, Method],
     sets: Mapping[str, Images],
-    compressions: Sequence[Compression],
+    degradations: Mapping[str, Sequence[Degradation]],
     protocols: Mapping[str, Protocol],
     scale: int,
 ) -> dict[tuple[str, str], str]:
@@ -213,13 +222,16 @@ def _failing_peers(
     reasons: dict[tuple[str, str], str] = {}
     if not peers:
         return reasons
-    set_name, images = next(iter(sets.items()))
-    image = protocols[set_name].coded(images[next(iter(images))])
-    for codec, compression in {each.codec_name: each for each in compressions}.items():
-        pair = compression(image, scale)
+    firsts: dict[str, tuple[str, Degradation]] = {}
+    for set_name, some in degradations.items():
+        for each in some:
+            firsts.setdefault(each.codec_name, (set_name, each))
+    for codec, (set_name, degradation) in firsts.items():
+        image = next(iter(sets[set_name].values()))
+        pair = degradation(image, scale, 0, protocols[set_name])
         for name, peer in peers.items():
             try:
-                restored(peer, pair, compression.codec.suffix, scale)
+                restored(peer, pair, scale)
             except UserError as error:
                 reasons[name, codec] = str(error)
     return reasons
@@ -227,49 +239,47 @@ def _failing_peers(
 
 def _fit(
     methods: Mapping[str, Method],
-    compression: Compression,
+    degradation: Degradation,
     tell_codec: bool,
     failed: Mapping[tuple[str, str], str],
 ) -> dict[str, Method]:
     """The methods for a codec: those that do not fail, told it if they can be."""
     fit = {}
     for name, method in methods.items():
-        if (name, compression.codec_name) in failed:
+        if (name, degradation.codec_name) in failed:
             continue
         can_be_told = isinstance(method, Restorer) and method.known_codecs
         if tell_codec and can_be_told:
-            method = method.telling(compression.codec.name)
+            method = method.telling(degradation.kind)
         fit[name] = method
     return fit
 
 
 def _measured(
-    image: UInt8[np.ndarray, "_ _ 3"],
+    pair: Compressed,
     protocol: Protocol,
-    compression: Compression,
     scale: int,
     methods: Mapping[str, Method | None],
     further: Mapping[str, Metric],
-) -> Iterator[tuple[str, dict[str, float], float, float]]:
+) -> Iterator[tuple[str, dict[str, float], float | None, float]]:
     """Of every method on one compressed image: name, metrics, bpp and seconds."""
-    pair = compression(protocol.coded(image), scale)
     for name, method in methods.items():
         pixels, seconds = pair.baseline, 0.0
         if method:
-            pixels, seconds = restored(method, pair, compression.codec.suffix, scale)
+            pixels, seconds = restored(method, pair, scale)
         values = protocol.measure(pair.clean, pixels, further)
         yield name, values, pair.bpp, seconds
 
 
 def restored(
-    method: Method, pair: Compressed, suffix: str, scale: int
+    method: Method, pair: Compressed, scale: int
 ) -> tuple[UInt8[np.ndarray, "h w c"], float]:
     """What a method makes of a compressed image, and its seconds without compiling.
 
     Of a grey image, networks for colour get three channels and theirs are averaged.
     """
     if isinstance(method, Peer):
-        return method.restore(pair.bitstream, suffix, pair.degraded, scale)
+        return method.restore(pair.bitstream, pair.suffix, pair.degraded, scale)
     image = pair.degraded
     averaged = image.shape[-1] < method.channels
     if averaged:
@@ -297,8 +307,8 @@ def _replicas(methods: Mapping[str, Method]) -> list[Mapping[str, Method]]:
 
 
 def _shared_out(
-    work: Sequence[tuple[str, str]],
-    score: Callable[[tuple[str, str], Mapping[str, Method]], list[Score]],
+    work: Sequence[Place],
+    score: Callable[[Place, Mapping[str, Method]], list[Score]],
     replicas: Sequence[Mapping[str, Method]],
     advance: Callable[[], None],
 ) -> list[Score]:
@@ -307,7 +317,7 @@ def _shared_out(
     for replica in replicas:
         idle.put(replica)
 
-    def task(place: tuple[str, str]) -> list[Score]:
+    def task(place: Place) -> list[Score]:
         replica = idle.get()
         try:
             return score(place, replica)

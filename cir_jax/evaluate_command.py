@@ -29,11 +29,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=DIR",
         help="folder of clean images; may repeat; default: the photographs that ship",
     )
-    parser.add_argument("--codec", default="jpeg", help="by commas; default: jpeg")
+    parser.add_argument(
+        "--degraded",
+        action="append",
+        default=[],
+        metavar="[SET:]NAME=DIR",
+        help="instead of a codec: folder of degraded images of the set's, of the same "
+        "file stems or with more after an underscore; once a set",
+    )
+    parser.add_argument(
+        "--codec", help="by commas, noise among them or alone; default: jpeg"
+    )
     parser.add_argument(
         "--quality",
         action="append",
-        help="10,20 or 5:95:5, for all codecs; or once for each; default: 10,20,30,40",
+        help="10,20 or 5:95:5, for all codecs; or once for each; default: 10,20,30,40, "
+        "noise of the deviations 15,25,50",
     )
     parser.add_argument(
         "--double-jpeg",
@@ -42,9 +53,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--protocol",
-        help="colour, gray, y, csr or all-in-one; default: a known set's usual one, "
-        "otherwise colour, csr with a scale; with promptcir-ntire24, after a comma or "
-        "alone, images are restored as the challenge did, a+b by both checkpoints",
+        help="colour, gray, y, csr, all-in-one, all-in-one-3 or all-in-one-5; default: "
+        "a known set's usual one, otherwise colour, csr with a scale; with "
+        "promptcir-ntire24, after a comma or alone, images are restored as the "
+        "challenge did, a+b by both checkpoints",
     )
     parser.add_argument(
         "--scale", type=int, help="downscale first; default: what the weights restore"
@@ -99,8 +111,14 @@ def run(options: argparse.Namespace) -> None:
     _check_outputs(options)
     measuring, restoring = _protocols(options)
     compressions = compression.parse_compressions(
-        options.codec, options.quality or ["10,20,30,40"], double=options.double_jpeg
+        options.codec or "jpeg", options.quality or (), double=options.double_jpeg
     )
+    folders = _folders(options.set or ["photographs=photos:validation"])
+    partners = _partners(options.degraded, list(folders))
+    if partners.keys() == folders.keys():
+        _refuse_codecs(options)
+    else:
+        _check_names(partners, {each.codec_name for each in compressions})
     further, provenance = {}, {}
     if options.lpips:
         from cir_jax.lpips import LPIPS
@@ -116,7 +134,7 @@ def run(options: argparse.Namespace) -> None:
         mean = "mean of " if len(each) > 1 and not restoring else ""
         provenance[f"sha256 of {name}"] = mean + " and ".join(each)
     provenance |= {f"peer {name}": command for name, command in commands.items()}
-    sets, complaints = _sets(options.set or ["photographs=photos:validation"])
+    sets, complaints = _sets(folders, partners)
     methods = {
         name: _restorer(several, restoring, options) for name, several in paths.items()
     } | peers
@@ -251,19 +269,77 @@ def _weights(text: str, taken: Mapping[str, Any]) -> dict[str, list[Path]]:
     return paths
 
 
-def _sets(texts: Sequence[str]) -> tuple[dict, list[str]]:
+def _folders(texts: Sequence[str]) -> dict[str, str]:
+    """The folders of `--set` by name."""
+    folders: dict[str, str] = {}
+    for text in texts:
+        name, folder = named(text, "--set", "NAME=DIR")
+        if name in folders:
+            raise UserError(f"--set {text}: the name {name} is given twice")
+        folders[name] = folder
+    return folders
+
+
+def _sets(
+    folders: Mapping[str, str], partners: Mapping[str, tuple[str, Path]]
+) -> tuple[dict, list[str]]:
     """The sets of `cir evaluate` by name, and what is unusual about known ones."""
     from cir_jax import photos
     from cir_jax.benchmarks import find_benchmark
-    from cir_jax.evaluate import ImageFolder
+    from cir_jax.image_sets import ImageFolder, PairedFolder
 
     sets, complaints = {}, []
-    for text in texts:
-        name, folder = named(text, "--set", "NAME=DIR")
-        if name in sets:
-            raise UserError(f"--set {text}: the name {name} is given twice")
+    for name, folder in folders.items():
         known, path = find_benchmark(name), photos.resolve(folder)
         sets[name] = ImageFolder(known.folder(path) if known else path)
+        if name in partners:
+            sets[name] = PairedFolder(sets[name], *partners[name])
         if known:
             complaints += known.complaints(sets[name].sizes)
+            complaints += filter(None, [known.caution])
     return sets, complaints
+
+
+def _partners(texts: Sequence[str], sets: Sequence[str]) -> dict[str, tuple[str, Path]]:
+    """What `--degraded` gives, by set: the degradation's name and the folder."""
+    partners: dict[str, tuple[str, Path]] = {}
+    for text in texts:
+        label, folder = named(text, "--degraded", "[SET:]NAME=DIR")
+        set_name, _, name = label.rpartition(":")
+        if not set_name and len(sets) > 1:
+            raise UserError(
+                f"--degraded {text}: there are the sets {', '.join(sets)}: give it as "
+                "SET:NAME=DIR"
+            )
+        set_name = set_name or sets[0]
+        if set_name not in sets:
+            raise unknown("set", set_name, sets)
+        if not name:
+            raise UserError(f"--degraded {text}: name the degradation, as in haze=DIR")
+        if set_name in partners:
+            raise UserError(
+                f"--degraded {text}: {set_name} has degraded images already: give the "
+                "clean ones once more, as a --set of another name"
+            )
+        partners[set_name] = name, Path(folder)
+    return partners
+
+
+def _refuse_codecs(options: argparse.Namespace) -> None:
+    """Refuses what asks for codecs where every set has its degraded images."""
+    for flag in ("codec", "quality", "double_jpeg"):
+        if getattr(options, flag):
+            raise UserError(
+                f"--{flag.replace('_', '-')}: every set has degraded images already: "
+                "leave it out, or give a --set without"
+            )
+
+
+def _check_names(partners: Mapping[str, tuple[str, Path]], codecs: set[str]) -> None:
+    """Refuses degradations that the table could not tell from a codec."""
+    for name, folder in partners.values():
+        if name in codecs:
+            raise UserError(
+                f"--degraded {name}={folder}: the table has a codec {name} of its own: "
+                "give another name"
+            )

@@ -40,21 +40,22 @@ class Score:
     Attributes:
         set: the set's name.
         image: the image's name in it.
-        codec: as `Compression.codec_name`.
-        quality: as `Compression.quality_name`.
+        codec: as `Degradation.codec_name`.
+        quality: as `Degradation.quality_name`, None where there is none.
         method: the method's name.
         metrics: by name, those of the protocol.
-        bpp: bits of the bitstream per pixel of the compressed image.
+        bpp: bits of the bitstream per pixel of the compressed image; None where
+            nothing is encoded.
         seconds: of restoring, compile time excluded; 0 for the baseline.
     """
 
     set: str
     image: str
     codec: str
-    quality: int | str
+    quality: int | str | None
     method: str
     metrics: dict[str, float]
-    bpp: float
+    bpp: float | None
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -86,7 +87,8 @@ class Report:
     def rows(self) -> list[dict[str, Any]]:
         """Means over images, one row per set, codec, quality and method.
 
-        `gain` is the PSNR above the baseline's row, dB. `images` counts them.
+        `gain` is the PSNR above the baseline's row, dB. `images` counts them. Quality
+        and bpp are None where there is none.
         """
         groups: dict[tuple, list[Score]] = {}
         for score in self.scores:
@@ -98,7 +100,8 @@ class Report:
             for name in scores[0].metrics:
                 row[name] = float(np.mean([score.metrics[name] for score in scores]))
             for name in ("bpp", "seconds"):
-                row[name] = float(np.mean([getattr(score, name) for score in scores]))
+                values = [getattr(score, name) for score in scores]
+                row[name] = None if None in values else float(np.mean(values))
             baseline = groups[(*key[:3], self.baseline)]
             start = float(np.mean([score.metrics["psnr"] for score in baseline]))
             same = row["psnr"] == start  # infinite, where the codec lost nothing
@@ -128,7 +131,10 @@ class Report:
         return cells
 
     def to_json(self) -> dict[str, Any]:
-        """Protocol, mean rows and every image's scores; null for infinite decibels."""
+        """Protocol, mean rows and every image's scores.
+
+        Null for infinite decibels, and where there is no quality or bitstream.
+        """
 
         def finite(row: dict[str, Any]) -> dict[str, Any]:
             return {
@@ -155,7 +161,9 @@ class Report:
 
 
 def cell(column: str, value: Any) -> str:
-    """A value as tables show it."""
+    """A value as tables show it; a dash for None."""
+    if value is None:
+        return "-"
     kind = column.partition("_")[0]
     formats = {"psnr": ".2f", "ssim": ".4f", "lpips": ".4f", "gain": "+.2f"}
     formats |= {"bpp": ".3f", "seconds": ".2f"}

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cir_jax import compare, image_io, metrics, pictures
-from cir_jax.compression import Compression
+from cir_jax.compression import Compressed, Degradation, title
 from cir_jax.errors import UserError
-from cir_jax.evaluate import Images, Method, restored
+from cir_jax.evaluate import Images, Method, degradations_of, restored
 from cir_jax.files import written_whole
 from cir_jax.protocols import get_protocol
 from cir_jax.restore import Restorer
@@ -25,7 +25,7 @@ STYLES = ("o-", "s--", "^:", "d-.", "v-", "x--")
 def before_after(
     restorers: Mapping[str, Restorer],
     images: Images,
-    compression: Compression,
+    degradation: Degradation,
     *,
     window: int = 128,
     zoom: int = 2,
@@ -35,11 +35,10 @@ def before_after(
     The window is where the last method changed most, `window` pixels a side.
     """
     scale = max((restorer.scale for restorer in restorers.values()), default=1)
-    title = f"{compression.codec_name} {compression.quality_name}"
     rows = []
-    for name, image in images.items():
-        pair = compression(image, scale)
-        versions = {title: pair.baseline}
+    for index, (name, image) in enumerate(images.items()):
+        pair = degradation(image, scale, index)
+        versions = {title(degradation): pair.baseline}
         versions |= {
             method: restorer(pair.degraded) for method, restorer in restorers.items()
         }
@@ -60,7 +59,7 @@ def write_sheets(
     report: Report,
     methods: Mapping[str, Method],
     sets: Mapping[str, Images],
-    compressions: Sequence[Compression],
+    compressions: Sequence[Degradation],
 ) -> list[Path]:
     """Writes compare sheets of the worst, the median and the best image.
 
@@ -72,29 +71,31 @@ def write_sheets(
         report: of an evaluation of the same methods, sets and compressions.
         methods: by name; the first four are shown.
         sets: clean images by set name.
-        compressions: what was done to each.
+        compressions: what was done to each whose degraded images were not given.
 
     Returns:
         The files, `SET-CODEC-QUALITY-worst.png` and so on.
     """
-    firsts: dict[str, Compression] = {}
-    for each in compressions:
-        firsts.setdefault(each.codec_name, each)
-    written = []
+    written, scale = [], report.protocol["scale"]
     for name, images in sets.items():
         protocol = get_protocol(report.protocols[name])
-        for codec, compression in firsts.items():
+        firsts: dict[str, Degradation] = {}
+        for each in degradations_of(images, compressions, scale):
+            firsts.setdefault(each.codec_name, each)
+        for codec, degradation in firsts.items():
             scored = {score.method for score in report.scores if score.codec == codec}
             names = [method for method in methods if method in scored]
             shown = {method: methods[method] for method in names[:MOST_METHODS]}
-            ranked = _ranked(report, name, compression, next(iter(shown), None))
+            ranked = _ranked(report, name, degradation, next(iter(shown), None))
             places = {"worst": 0, "median": len(ranked) // 2, "best": -1}
-            for place, index in places.items():
-                parts = name, codec, compression.quality_name, place
-                path = folder / f"{'-'.join(map(_safe, parts))}.png"
-                clean = protocol.coded(images[ranked[index]])
-                label = f"{Path(ranked[index]).stem}, original"
-                _write_sheet(path, label, clean, compression, shown, report)
+            for place, rank in places.items():
+                parts = name, codec, degradation.quality_name, place
+                stem = "-".join(_safe(part) for part in parts if part is not None)
+                path, image = folder / f"{stem}.png", ranked[rank]
+                index = list(images).index(image)
+                pair = degradation(images[image], scale, index, protocol)
+                label = f"{Path(image).stem}, original"
+                _write_sheet(path, label, pair, title(degradation), shown, report)
                 written.append(path)
     return written
 
@@ -105,11 +106,11 @@ def _safe(part: str | int) -> str:
 
 
 def _ranked(
-    report: Report, name: str, compression: Compression, method: str | None
+    report: Report, name: str, degradation: Degradation, method: str | None
 ) -> list[str]:
     """The images of a set, from the smallest gain of a method to the largest."""
     psnr: dict[str, dict[str, float]] = {}
-    wanted = name, compression.codec_name, compression.quality_name
+    wanted = name, degradation.codec_name, degradation.quality_name
     for score in report.scores:
         if (score.set, score.codec, score.quality) == wanted:
             psnr.setdefault(score.image, {})[score.method] = score.metrics["psnr"]
@@ -124,19 +125,15 @@ def _ranked(
 def _write_sheet(
     path: Path,
     label: str,
-    clean: UInt8[np.ndarray, "h w c"],
-    compression: Compression,
+    pair: Compressed,
+    degraded: str,
     methods: Mapping[str, Method],
     report: Report,
 ) -> None:
-    scale = report.protocol["scale"]
-    pair = compression(clean, scale)
-    title = f"{compression.codec_name} {compression.quality_name}"
-    title += "" if report.baseline == NONE else f" {report.baseline}"
-    versions = {label: pair.clean, title: pair.baseline}
+    degraded += "" if report.baseline == NONE else f" {report.baseline}"
+    versions = {label: pair.clean, degraded: pair.baseline}
     for name, method in methods.items():
-        pixels, _ = restored(method, pair, compression.codec.suffix, scale)
-        versions[name] = pixels
+        versions[name], _ = restored(method, pair, report.protocol["scale"])
     with tempfile.TemporaryDirectory() as temporary:
         files = []
         for number, (name, pixels) in enumerate(versions.items()):
@@ -152,7 +149,8 @@ def write_rate_distortion(folder: Path, report: Report) -> list[Path]:
 
     Args:
         folder: where to; made if it does not exist.
-        report: with at least two qualities of a codec, or nothing is written.
+        report: with at least two qualities of a codec, or nothing is written; noise and
+            degraded images that were given have no rate.
 
     Returns:
         The files, `SET-rate-distortion.png`.
@@ -162,6 +160,8 @@ def write_rate_distortion(folder: Path, report: Report) -> list[Path]:
     """
     lines: dict[str, dict[tuple[str, str], list[tuple[float, float]]]] = {}
     for row in report.rows():
+        if row["bpp"] is None:
+            continue
         line = lines.setdefault(row["set"], {})
         line.setdefault((row["codec"], row["method"]), []).append(
             (row["bpp"], row["psnr"])

@@ -16,12 +16,14 @@ if cluster:
 
 from cir_jax import Restorer  # noqa: E402, after the cluster is known
 from cir_jax.compression import compressions  # noqa: E402
-from cir_jax.evaluate import ImageFolder, evaluate  # noqa: E402
+from cir_jax.evaluate import evaluate  # noqa: E402
+from cir_jax.image_sets import ImageFolder, PairedFolder  # noqa: E402
 
+crops = ImageFolder(Path(folder))
 report = evaluate(
     {"light": Restorer(weights, tile=None)},
-    {"crops": ImageFolder(Path(folder))},
-    compressions("jpeg", (10, 40)),
+    {"crops": crops, "pairs": PairedFolder(crops, "nothing", crops.folder)},
+    [*compressions("jpeg", (10, 40)), *compressions("noise", (25,))],
 )
 content = report.to_json()
 for row in (*content["rows"], *content["images"]):

@@ -14,6 +14,11 @@ COUNTS = {
     "ICB": 15,
     "Kodak": 24,
     "DIV2K-valid": 100,
+    "CBSD68": 68,
+    "SOTS": 500,
+    "Rain100L": 100,
+    "GoPro": 1111,
+    "LOL-v1": 15,
 }
 
 
@@ -44,6 +49,9 @@ def test_the_usual_sets_are_known():
         ("kodak24", "Kodak"),
         ("DIV2K_valid_HR", "DIV2K-valid"),
         ("div2k-val", "DIV2K-valid"),
+        ("SOTS-outdoor", "SOTS"),
+        ("GoPro test", "GoPro"),
+        ("LOL", "LOL-v1"),
     ],
 )
 def test_common_spellings_find_a_set(spelling, name):
@@ -86,6 +94,8 @@ def test_the_usual_protocol(scale):
     protocols = {benchmark.name: benchmark.protocol(scale) for benchmark in BENCHMARKS}
     if scale == 1:
         assert protocols.pop("Classic5") == "gray"
+        restored = {protocols.pop(name) for name in list(COUNTS)[-5:]}
+        assert restored == {"all-in-one"}
     assert set(protocols.values()) == {"colour" if scale == 1 else "csr"}
 
 
@@ -102,6 +112,10 @@ def test_the_usual_protocol(scale):
         ("urban100", "GTmod12 LRbicx4 original", "", "GTmod12"),
         ("manga109", "Manga109 Set5/HR", "", "Manga109"),
         ("div2k-valid", "DIV2K_train_HR DIV2K_valid_HR", "", "DIV2K_valid_HR"),
+        ("sots", "SOTS/outdoor/gt SOTS/outdoor/hazy", "", "SOTS/outdoor/gt"),
+        ("sots", "outdoor/clear outdoor/hazy", "outdoor", "outdoor/clear"),
+        ("rain100l", "Rain100L/input Rain100L/target", "", "Rain100L/target"),
+        ("lol-v1", "eval15/high eval15/low", "eval15", "eval15/high"),
         ("kodak", "pictures", "pictures", "pictures"),
         ("icb", "rgb16bit", "", ""),
     ],

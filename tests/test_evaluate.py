@@ -23,6 +23,8 @@ from cir_jax.protocols import grey
 from cir_jax.resize import downscale, upscale
 from cir_jax.showcase import before_after
 
+TWO_SETS = ["--set", "a=photos:train", "--set", "b=photos:validation"]
+
 
 def crops(photographs):
     return {
@@ -204,21 +206,24 @@ def test_a_peer_stands_in_the_table_where_it_can(folder, tmp_path):
     )
     peer = peers.parse_peer(f"invert={sys.executable} {program} {{in}} {{out}}")
     images = {"coffee": ImageFolder(folder)["coffee.png"]}
-    both = [*compressions("jpeg", (20,)), *compressions("webp", (20,))]
-    report = evaluate({"invert": peer}, {"s": images}, both)
+    three = [
+        each for name in ("jpeg", "webp", "noise") for each in compressions(name, (20,))
+    ]
+    report = evaluate({"invert": peer}, {"s": images}, three)
     rows = report.rows()
     assert [(row["codec"], row["method"]) for row in rows] == [
         ("jpeg", "none"),
         ("jpeg", "invert"),
         ("webp", "none"),
+        ("noise", "none"),
     ]
     codec, clean = get_codec("jpeg"), images["coffee"]
     inverted = 255 - codec.decode(codec.encode(clean, 20))
     assert rows[1]["psnr"] == pytest.approx(metrics.psnr(clean, inverted))
     assert rows[1]["seconds"] > 0
-    (warning,) = report.warnings
-    assert warning.startswith("left out of webp: peer invert: ")
-    assert f"warning: {warning}" in report.table()
+    for warning, codec in zip(report.warnings, ("webp", "noise"), strict=True):
+        assert warning.startswith(f"left out of {codec}: peer invert: ")
+        assert f"warning: {warning}" in report.table()
 
 
 def score_on_devices(arguments, devices):
@@ -252,6 +257,42 @@ def test_scores_are_the_same_on_any_devices_and_processes(folder, weights_file):
     ]
     for found in map(finished, processes):
         assert found == {"devices": 4, "content": one["content"]}
+
+
+def test_the_command_makes_an_all_in_one_table(folder, photographs, tmp_path, capsys):
+    for name, image in crops(photographs).items():
+        image_io.write_png(tmp_path / "hazy" / f"{name}_0.8.png", image // 2 + 100)
+    arguments = ["evaluate", "--set", f"crops={folder}", "--set", f"SOTS={folder}"]
+    arguments += ["--degraded", f"SOTS:haze={tmp_path / 'hazy'}", "--codec", "noise"]
+    arguments += ["--protocol", "all-in-one-3", "--quality", "15,50"]
+    for kind in ("json", "csv", "record"):
+        arguments += [f"--{kind}", str(tmp_path / f"out.{kind}")]
+    pictures = ["--pictures", str(tmp_path / "pictures")]
+    assert cli.run([*arguments, *pictures]) == cli.DONE
+    printed = capsys.readouterr().out
+    written = json.loads((tmp_path / "out.json").read_text())
+    keys = [(r["set"], r["codec"], r["quality"], r["bpp"]) for r in written["rows"]]
+    assert keys == [
+        ("crops", "noise", 15, None),
+        ("crops", "noise", 50, None),
+        ("SOTS", "haze", None, None),
+    ]
+    assert written["warnings"] == ["SOTS has 4 images here, not 500"]
+    with (tmp_path / "out.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["quality"], line["bpp"]) for line in lines] == [
+        ("15", ""),
+        ("50", ""),
+        ("", ""),
+    ]
+    recorded = (tmp_path / "out.record").read_text()
+    assert re.search(r"\| all-in-one-3 +\| 1 +\| haze +\| - +\| none ", recorded)
+    assert cli.run(arguments) == cli.DONE  # the same rows take the place of the old
+    assert (tmp_path / "out.record").read_text() == recorded
+    names = {path.name for path in (tmp_path / "pictures").iterdir()}
+    kinds = ("crops-noise-15", "SOTS-haze")
+    assert names == {f"{k}-{p}.png" for k in kinds for p in ("worst", "median", "best")}
+    assert "noise seeded 0 anew for every image" in printed
 
 
 def test_the_command_prints_the_table_and_its_protocol(
@@ -303,6 +344,7 @@ def test_the_command_prints_the_table_and_its_protocol(
         (["--set", "s=photos:train", "--set", "s=photos:train"], "s is given twice"),
         (["--json", "nowhere/scores.json"], "its folder does not exist"),
         (["--codec", "jpg"], "did you mean 'jpeg'"),
+        (["--codec", "nois"], "did you mean 'noise'"),
         (["--protocol", "grey"], "did you mean 'gray'"),
         (["--quality", "500"], "quality 500 is outside jpeg's range"),
         (["--weights", "nothing"], "neither a file"),
@@ -310,6 +352,15 @@ def test_the_command_prints_the_table_and_its_protocol(
         (["--peer", "mine=run {in}"], "has no {out}"),
         (["--codec", "jpeg,webp,avif", "--quality", "9", "--quality", "8"], "2 times"),
         (["--lpips", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--codec", "noise", "--quality", "300"], "noise 300: give a standard dev"),
+        (["--degraded", "hazy"], r"give it as \[SET:\]NAME=DIR"),
+        (["--degraded", "=hazy"], "name the degradation"),
+        (["--degraded", "haze=nowhere"], "folder nowhere does not exist"),
+        (["--degraded", "photos:haze=hazy"], "unknown set 'photos'"),
+        (["--degraded", "a=b", "--degraded", "b=c"], "has degraded images already"),
+        (["--degraded", "haze=hazy", "--codec", "jpeg"], "--codec: every set has"),
+        ([*TWO_SETS, "--degraded", "haze=hazy"], "the sets a, b: give it as SET:"),
+        ([*TWO_SETS, "--degraded", "a:jpeg=hazy"], "has a codec jpeg of its own"),
     ],
 )
 def test_wrong_use_is_named(arguments, words):

@@ -26,7 +26,10 @@ COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 def test_every_cir_command_runs(tmp_path, photographs, weights_file):
     for name, image in photographs.items():
         crop = image[:256, :256]
-        image_io.write_png(tmp_path / "photos" / f"{name}.png", crop)
+        for folder in ("photos", "CBSD68", "SOTS/outdoor/gt"):
+            image_io.write_png(tmp_path / folder / f"{name}.png", crop)
+        hazy = tmp_path / "SOTS/outdoor/hazy" / f"{name}_0.8_0.2.png"
+        image_io.write_png(hazy, crop // 2 + 100)
     (tmp_path / "runs" / "quickstart").mkdir(parents=True)
     shutil.copy(weights_file, tmp_path / "runs/quickstart/weights.safetensors")
     official = made_up_weights(official_shapes(abstract_model(tiny.MODEL)))

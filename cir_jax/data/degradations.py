@@ -165,6 +165,20 @@ def version(
     )
 
 
+def add_noise(
+    image: UInt8[np.ndarray, "h w c"], deviation: int, rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w c"]:
+    """An image with Gaussian noise, rounded and clipped.
+
+    Args:
+        image: 8-bit pixels.
+        deviation: the noise's standard deviation, 8-bit levels.
+        rng: what draws it, row by row.
+    """
+    noise = rng.normal(scale=deviation, size=image.shape)
+    return np.clip(np.round(image + noise), 0, 255).astype(np.uint8)
+
+
 class _Applied:
     """A step with its random choices made."""
 
@@ -181,8 +195,7 @@ class _Applied:
     def pixels(self, image: np.ndarray) -> np.ndarray:
         """The degraded image."""
         if self._step.codec == NOISE:
-            noise = self._rng.normal(scale=self._step.quality, size=image.shape)
-            return np.clip(np.round(image + noise), 0, 255).astype(np.uint8)
+            return add_noise(image, self._step.quality, self._rng)
         return self._decode(self._encode(image), image.shape)
 
     def stored(self, image: np.ndarray) -> tuple[int, bytes]:
