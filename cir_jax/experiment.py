@@ -7,9 +7,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cir_jax import codecs
+from cir_jax.compression import compressions
 from cir_jax.errors import UserError, unknown
 
+PERCEIVER, CROSS_ENTROPY = "quality_perceiver", "cross_entropy"
+"""The model and the loss of Perceive-IR's stage 1."""
 ANY = object()
 """Stands for a sub-config that its own reader checks."""
 
@@ -30,7 +32,8 @@ FIELDS: dict[str, Any] = {
     # what blocks keep for the gradient: "none" is computed again, all but the
     # "products", or whole "blocks", see rematerialise.py
     "rematerialise": str,
-    # terms of losses.py by plus signs, with weights: "charbonnier + 0.05 fft"
+    # terms of losses.py by plus signs, with weights: "charbonnier + 0.05 fft"; of the
+    # quality perceiver "cross_entropy"
     "loss": str,
     # of the exponential moving average that is evaluated and exported
     "ema_decay": float,
@@ -164,14 +167,21 @@ def check(config: ConfigDict) -> None:
             f"config.checkpoint.every={config.checkpoint.every}: an evaluation belongs "
             "to a checkpoint, so make it one"
         )
-    from cir_jax import losses  # here, because JAX takes seconds to load
+    if trains_prompts(config):
+        if config.loss != CROSS_ENTROPY:
+            raise unknown(f"config.loss of {PERCEIVER}", config.loss, [CROSS_ENTROPY])
+    else:
+        from cir_jax import losses  # here, because JAX takes seconds to load
 
-    losses.parse_loss(config.loss)
-    codec = codecs.get_codec(config.evaluation.codec)
+        losses.parse_loss(config.loss)
     if not config.evaluation.qualities:
         raise UserError("config.evaluation.qualities is empty: give one at least")
-    for quality in config.evaluation.qualities:
-        codecs.check_quality(codec, quality)
+    compressions(config.evaluation.codec, config.evaluation.qualities)
+
+
+def trains_prompts(config: ConfigDict) -> bool:
+    """Whether it is the quality perceiver that is trained, see perceiver.py."""
+    return config.model.get("name") == PERCEIVER
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:

@@ -266,6 +266,7 @@ def _note(means: Mapping[str, float] | None) -> str:
     names = {
         "loss": "loss {:.4f}",
         "psnr": "{:.2f} dB",
+        "accuracy": "{:.0%} right",
         "images_per_second": "{:.1f} images/s",
         "model_flop_utilisation": "MFU {:.1%}",
         "waiting_for_data": "{:.1%} waiting for data",

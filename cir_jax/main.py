@@ -79,6 +79,7 @@ def _run(_: list[str]) -> None:
 
     from cir_jax import parallel
     from cir_jax.models import abstract_model
+    from cir_jax.perceiver import train_and_evaluate as train_prompts
     from cir_jax.train import train_and_evaluate
 
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
@@ -88,7 +89,8 @@ def _run(_: list[str]) -> None:
     parallel.join_cluster(
         DISTRIBUTED.value, COORDINATOR.value, PROCESSES.value, PROCESS.value
     )
-    abstract_model(config.model)  # refuses a wrong one before any work is done
+    if not experiment.trains_prompts(config):
+        abstract_model(config.model)  # refuses a wrong one before any work is done
     if CACHE.value or (jax.default_backend() != "cpu" and not _cache_is_set()):
         cache = CACHE.value or str(workdir / "compiled")
         jax.config.update("jax_compilation_cache_dir", cache)
@@ -97,7 +99,8 @@ def _run(_: list[str]) -> None:
     if config.data.encode_if_missing and missing and parallel.is_first():
         cli.run(shlex.split(experiment.encode_command(config, workdir))[1:])
     parallel.wait_for_all("records")
-    train_and_evaluate(config, workdir, profile=PROFILE.value)
+    train = train_prompts if experiment.trains_prompts(config) else train_and_evaluate
+    train(config, workdir, profile=PROFILE.value)
 
 
 def _cache_is_set() -> bool:

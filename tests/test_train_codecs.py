@@ -89,7 +89,7 @@ def test_a_network_that_is_told_the_codec(config, tmp_path, validation, capsys):
     ],
 )
 def test_codecs_and_data_that_differ_are_refused(config, tmp_path, codecs, words):
-    config.model = tiny.UCIP | {"codecs": codecs}
+    config.model = tiny.UCIP | {"scale": 1, "codecs": codecs}
     config.batch_size = 16  # so that the first batch has both
     with pytest.raises(UserError, match=words):
         train_and_evaluate(config, tmp_path / "new")
