@@ -288,7 +288,7 @@ def _sizes(params: Mapping[str, Any], trainable: Sequence[str]) -> tuple[int, in
 def _check_codecs(
     config: ConfigDict,
     known: Sequence[str],
-    recipe: recipes.Recipe | None,
+    recipe: recipes.Reading,
     contents: Mapping[str, Any],
 ) -> None:
     """Refuses codecs that would be known to the weights, but never trained."""
