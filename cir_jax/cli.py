@@ -84,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="CODEC:QUALITY=DIR",
-        help="instead: degraded images of the same file stems; may repeat; ucsr=DIR "
+        help="instead: degraded images of the same file stems; may repeat; CODEC can "
+        "be any name, and QUALITY 0 where there is but one level: haze:0=DIR; ucsr=DIR "
         "takes UCIP's data set as downloaded",
     )
     encode.add_argument(
@@ -111,6 +112,24 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         metavar="FLAGS",
         help="Beam's own, as one text: --beam-options='--runner=… --project=…'",
+    )
+
+    mix = commands.add_parser("mix", help="read several records folders as one")
+    mix.set_defaults(job=_mix)
+    mix.add_argument(
+        "--add",
+        nargs=2,
+        action="append",
+        required=True,
+        metavar=("REPEAT", "RECORDS"),
+        help="how often each record is in an epoch, and the records folder; may repeat",
+    )
+    mix.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        help="records folder; nothing is copied",
     )
 
     verify = commands.add_parser("verify", help="check every byte of training records")
@@ -271,6 +290,22 @@ def _encode(options: argparse.Namespace) -> int:
     counts = f"{contents['records']} records, {sum(contents['versions'].values())}"
     print(f"wrote {options.out}: {counts} versions")
     return SOME_FAILED if left_out else DONE
+
+
+def _mix(options: argparse.Namespace) -> int:
+    from data_pipelines.mix import mix
+
+    for repeat, folder in options.add:
+        if not repeat.isdecimal():
+            raise UserError(
+                f"--add {repeat} {folder}: give a whole number, then a records folder"
+            )
+    parts = [(int(repeat), Path(folder)) for repeat, folder in options.add]
+    contents = mix(parts, options.out)
+    sizes = (f"{part['repeat']} x {part['records']}" for part in contents["parts"])
+    epoch = f"{contents['records']} records an epoch ({' + '.join(sizes)})"
+    print(f"wrote {options.out}: {epoch}")
+    return DONE
 
 
 def _verify(options: argparse.Namespace) -> int:

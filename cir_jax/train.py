@@ -209,7 +209,7 @@ def _check_fits(
 def _check_codecs(
     config: ConfigDict,
     known: Sequence[str],
-    recipe: recipes.Recipe | None,
+    recipe: recipes.Reading,
     contents: Mapping[str, Any],
 ) -> None:
     """Refuses codecs that would be known to the weights, but never trained."""

@@ -40,15 +40,35 @@ def inspect(folder: Path, sheet: Path) -> str:
     Returns:
         A Markdown table: versions, bits per pixel of the compressed image and its PSNR
         (of the mean squared error) for each codec and quality, from worst to best. For
-        records of an online recipe it is one run of the recipe.
+        records of an online recipe it is one run of the recipe. Of a mix, a table for
+        each part.
 
     Raises:
         UserError: the folder is no finished records folder, a record is damaged, or
             the sheet cannot be written.
     """
-    source, contents = manifest.open_records(
-        folder, "cir encode --source … --out " + str(folder)
+    how_to_make = "cir encode --source … --out " + str(folder)
+    contents = manifest.read_manifest(folder, how_to_make)
+    texts, rows = [], []
+    for part in manifest.parts(folder, contents):
+        text, of_part = _measured(part.folder, how_to_make)
+        if "parts" in contents:
+            text = f"{part.folder}, {part.repeat} times an epoch: {text}"
+        texts.append(text)
+        rows += of_part
+    sides = (
+        part.contents["crop"] // part.contents["scale"]
+        for part in manifest.parts(folder, contents)
     )
+    image_io.write_png(sheet, pictures.sheet(rows, max(1, SIDE // max(sides))))
+    return "\n\n".join(texts)
+
+
+def _measured(
+    folder: Path, how_to_make: str
+) -> tuple[str, list[list[tuple[str, np.ndarray]]]]:
+    """The table of a folder that is no mix, and its rows of the sheet."""
+    source, contents = manifest.open_records(folder, how_to_make)
     online = recipes.for_reader("", contents)
     totals: dict[Kind, Totals] = collections.defaultdict(Totals)
     shown = set(np.linspace(0, len(source) - 1, SHOWN).astype(int).tolist())
@@ -74,9 +94,7 @@ def inspect(folder: Path, sheet: Path) -> str:
             versions.append((kind, pixels))
         if number in shown:
             rows += _sheet_rows(small, versions)
-    zoom = max(1, SIDE // (contents["crop"] // contents["scale"]))
-    image_io.write_png(sheet, pictures.sheet(rows, zoom))
-    return f"{len(source)} records of {contents['source']}\n{_table(totals)}"
+    return f"{len(source)} records of {contents['source']}\n{_table(totals)}", rows
 
 
 def _inside(image: np.ndarray, scale: int) -> np.ndarray:

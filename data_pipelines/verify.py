@@ -58,35 +58,41 @@ def verify(folder: Path) -> Report:
     contents = manifest.read_manifest(
         folder, "cir encode --source … --out " + str(folder)
     )
+    shards = [
+        (part.folder / shard["file"], shard, part.contents)
+        for part in manifest.parts(folder, contents)
+        for shard in part.contents["shards"]
+    ]
     damages: list[Damage] = []
     records = versions = 0
     with (
         Progress(console=Console(stderr=True)) as progress,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        bar = progress.add_task("verifying", total=contents["records"])
-        for shard in contents["shards"]:
-            path = folder / shard["file"]
-            check = functools.partial(_check_record, path, contents)
+        total = sum(shard["records"] for _, shard, _ in shards)
+        bar = progress.add_task("verifying", total=total)
+        for path, shard, of_part in shards:
+            name = str(path) if "parts" in contents else path.name
+            check = functools.partial(_check_record, path, of_part)
             damaged: list[Damage] = []
             try:
                 rows = tfrecord.read_index(path).tolist()
             except UserError as error:
-                damages.append(Damage(shard["file"], None, str(error)))
+                damages.append(Damage(name, None, str(error)))
                 continue
             for (offset, _), found in zip(rows, pool.map(check, rows), strict=True):
                 progress.advance(bar)
                 if isinstance(found, str):
-                    damaged.append(Damage(shard["file"], offset, found))
+                    damaged.append(Damage(name, offset, found))
                 else:
                     records, versions = records + 1, versions + found
             # What no record shows: bytes between or after them, a shard of other data.
             if len(rows) != shard["records"]:
                 reason = f"its index has {len(rows)} records of {shard['records']}"
-                damaged.append(Damage(shard["file"], None, reason))
+                damaged.append(Damage(name, None, reason))
             elif not damaged and sha256(path) != shard["sha256"]:
                 reason = "its sha256 is not the manifest's"
-                damaged.append(Damage(shard["file"], None, reason))
+                damaged.append(Damage(name, None, reason))
             damages += damaged
     return Report(folder, records, versions, damages)
 

@@ -81,6 +81,21 @@ def test_a_network_that_is_told_the_codec(config, tmp_path, validation, capsys):
     assert cli.run([*restore, "--codec", "webp"]) == cli.DONE
 
 
+@pytest.mark.slow
+def test_a_mix_of_versions_and_of_clean_crops_is_trained_on(
+    config, tmp_path, two_codecs
+):
+    clean = tmp_path / "clean"
+    arguments = ["--source", "photos:validation", "--crop", "256", "--out", str(clean)]
+    assert cli.run(["encode", "--recipe", "online:noise", *arguments]) == cli.DONE
+    adds = [word for part in (two_codecs, clean) for word in ("--add", "2", str(part))]
+    assert cli.run(["mix", *adds, "-o", str(tmp_path / "mix")]) == cli.DONE
+    config.data.records = str(tmp_path / "mix")
+    config.model = TOLD | {"codecs": ("jpeg", "webp", "noise")}
+    report = train_and_evaluate(config, tmp_path / "run")
+    assert report.rows()[1]["gain"] != 0
+
+
 @pytest.mark.parametrize(
     ("codecs", "words"),
     [

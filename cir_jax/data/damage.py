@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import grain
 import numpy as np
@@ -25,13 +26,13 @@ class Replacing:
     Elements are a record and the position of the damaged one that it stands for, or -1.
     """
 
-    def __init__(self, source: RandomAccessDataSource[bytes]):
+    def __init__(self, source: RandomAccessDataSource[Any]):
         self._source = source
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, position: int) -> tuple[bytes, int]:
+    def __getitem__(self, position: int) -> tuple[Any, int]:
         damaged = -1
         for number in range(position, position + len(self)):
             try:
@@ -45,10 +46,10 @@ class Replacing:
 class PassedOn:
     """A grain transform of `Replacing`'s elements, by another one of records."""
 
-    transform: Callable[[bytes, np.random.Generator], dict[str, np.ndarray]]
+    transform: Callable[[Any, np.random.Generator], dict[str, np.ndarray]]
 
     def __call__(
-        self, element: tuple[bytes, int], rng: np.random.Generator
+        self, element: tuple[Any, int], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         """The transformed record, with the position that it replaces."""
         payload, damaged = element
@@ -56,30 +57,33 @@ class PassedOn:
 
 
 def counted(
-    elements: grain.DatasetIterator, source: RandomAccessDataSource[bytes], limit: int
+    elements: grain.DatasetIterator, source: RandomAccessDataSource[Any], limit: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Takes the damaged positions out of batches, names each once, and counts them.
 
     Raises:
         UserError: there are more than `limit`.
     """
-    found: set[int] = set()
+    found: dict[int, str] = {}
     with contextlib.closing(elements):
         for batch in elements:
-            for position in set(batch.pop(DAMAGED).tolist()) - found - {-1}:
-                found.add(position)
-                reason = _why_damaged(source, position)
-                if len(found) > limit:
+            positions = set(batch.pop(DAMAGED).tolist())
+            for position in positions - found.keys() - {-1}:
+                named = set(found.values())
+                reason = found[position] = _why_damaged(source, position)
+                if reason in named:  # an epoch of a mix repeats its records
+                    continue
+                if len(named) == limit:
                     raise UserError(
                         f"more than config.data.damaged={limit} records are damaged; "
                         f"the last: {reason}"
                     )
-                print(f"skipped {len(found)} of at most {limit}: {reason}",
+                print(f"skipped {len(named) + 1} of at most {limit}: {reason}",
                       file=sys.stderr)  # fmt: skip
             yield batch
 
 
-def _why_damaged(source: RandomAccessDataSource[bytes], position: int) -> str:
+def _why_damaged(source: RandomAccessDataSource[Any], position: int) -> str:
     try:
         source[position]
     except UserError as error:

@@ -15,9 +15,10 @@ from grain.sources import RandomAccessDataSource
 
 from cir_jax import symmetries
 from cir_jax.data import damage, degradations, recipes, records
+from cir_jax.data.batching import global_batches
 from cir_jax.data.degradations import BLOCK
+from cir_jax.data.mixes import ByPart, MixedSource
 from cir_jax.data.tasks import task_number
-from cir_jax.data.workers import iterate
 from cir_jax.errors import UserError, unknown
 from cir_jax.resize import downscale
 
@@ -133,7 +134,7 @@ class PatchPair:
 
 
 def batches(
-    source: RandomAccessDataSource[bytes],
+    source: RandomAccessDataSource[bytes] | MixedSource,
     *,
     seed: int,
     start: int,
@@ -141,7 +142,7 @@ def batches(
     patch: int,
     grid_phase: str,
     qualities: tuple[int, ...] = (),
-    recipe: recipes.Recipe | None = None,
+    recipe: recipes.Reading = None,
     codecs: tuple[str, ...] = (),
     tasks: tuple[str, ...] = (),
     second: bool = False,
@@ -153,14 +154,14 @@ def batches(
     """Yields training batches forever, from global batch number `start` on.
 
     Args:
-        source: random access to serialised records.
+        source: random access to serialised records, or to a mix of such.
         seed: of shuffle, versions, crops and flips.
         start: the number of global batches already consumed.
         batch_size: of the global batch, over all processes.
         patch: side of the degraded patch, pixels.
         grid_phase: see `PatchPair`.
         qualities: see `PatchPair`.
-        recipe: see `PatchPair`.
+        recipe: see `PatchPair`; for a mix, one of each part.
         codecs: see `PatchPair`.
         tasks: see `PatchPair`.
         second: see `PatchPair`.
@@ -180,28 +181,31 @@ def batches(
     """
     if grid_phase not in GRID_PHASES:
         raise unknown("config.data.grid_phase", grid_phase, GRID_PHASES)
-    if recipe and qualities:
+    each = recipe if isinstance(recipe, tuple) else (recipe,)
+    if any(each) and qualities:
         raise UserError(
             f"config.data.qualities={qualities} picks among versions in the records, "
             "and an online recipe makes its own: set it to ()"
         )
-    if batch_size % processes:
-        raise UserError(
-            f"config.batch_size={batch_size} does not divide among {processes} "
-            "processes: make it a multiple"
-        )
-    pair = PatchPair(
-        patch, grid_phase, tuple(qualities), recipe, codecs, tuple(tasks), second
+    patches = tuple(
+        PatchPair(patch, grid_phase, tuple(qualities), of_part, codecs, tasks, second)
+        for of_part in each
     )
-    dataset = (
+    pair = ByPart(patches) if isinstance(recipe, tuple) else patches[0]
+    elements = (
         grain.MapDataset.source(damage.Replacing(source) if damaged else source)
         .seed(seed)
         .shuffle()
         .repeat()
         .random_map(damage.PassedOn(pair) if damaged else pair)
-        .batch(batch_size // processes)
-        # Local batch i * processes + process is this process's part of global batch i.
-        .slice(slice(start * processes + process, None, processes))
     )
-    elements = iter(iterate(dataset, workers, ahead=8))
-    return damage.counted(elements, source, damaged) if damaged else elements
+    return global_batches(
+        elements,
+        source,
+        start=start,
+        batch_size=batch_size,
+        damaged=damaged,
+        workers=workers,
+        process=process,
+        processes=processes,
+    )

@@ -190,6 +190,11 @@ OPTIONAL = {"ucsr": tuple(text.split()[0] for text in LEARNED)}
 nobody may pass on, or a program of one's own."""
 
 
+Reading = Recipe | tuple[Recipe | None, ...] | None
+"""What the training reader runs: a recipe, or None to take the versions in the records;
+for a mix one or the other for each part."""
+
+
 def get_recipe(name: str) -> Recipe:
     """The recipe of a preset's name, or of a TOML file.
 
@@ -264,8 +269,8 @@ def available(recipe: Recipe, optional: tuple[str, ...]) -> tuple[Recipe, list[s
     return recipe, left_out
 
 
-def for_reader(name: str, contents: Mapping[str, Any]) -> Recipe | None:
-    """The recipe that the training reader runs, if it runs one.
+def for_reader(name: str, contents: Mapping[str, Any]) -> Reading:
+    """What the training reader runs.
 
     Args:
         name: `config.data.recipe`: "online:" and a preset or TOML file, or "" for what
@@ -273,14 +278,21 @@ def for_reader(name: str, contents: Mapping[str, Any]) -> Recipe | None:
         contents: the records' manifest.
 
     Raises:
-        UserError: the name lacks its mark, there is no such recipe, or see
-            `Recipe.check`.
+        UserError: the name lacks its mark, or is given for a mix; there is no such
+            recipe; or see `Recipe.check`.
     """
     if name and not name.startswith(ONLINE):
         raise UserError(
             f"config.data.recipe={name}: give {ONLINE}{name}, or nothing to train on "
             "the versions in the records"
         )
+    if "parts" in contents:
+        if name:
+            raise UserError(
+                f"config.data.recipe={name}, but the records are a mix, each of whose "
+                "parts has its own: set it to ''"
+            )
+        return tuple(for_reader("", part.contents) for part in contents["parts"])
     if not name and not contents.get("online"):
         return None
     recipe = (
@@ -293,18 +305,22 @@ def for_reader(name: str, contents: Mapping[str, Any]) -> Recipe | None:
 
 
 def kinds(
-    recipe: Recipe | None, contents: Mapping[str, Any], qualities: Sequence[int] = ()
+    reading: Reading, contents: Mapping[str, Any], qualities: Sequence[int] = ()
 ) -> set[Kind]:
     """What degraded versions a training can meet.
 
     Args:
-        recipe: what the reader runs, see `for_reader`; None for the records' versions.
+        reading: what the reader runs, see `for_reader`.
         contents: the records' manifest.
         qualities: those of the records that are used; all when empty.
     """
-    if recipe:
+    if isinstance(reading, tuple):
+        each = zip(reading, contents["parts"], strict=True)
+        found = (kinds(recipe, part.contents, qualities) for recipe, part in each)
+        return set().union(*found)
+    if reading:
         return {
-            (degradations.label(chain), chain[-1].quality) for chain in recipe.chains
+            (degradations.label(chain), chain[-1].quality) for chain in reading.chains
         }
     versions = (version.rsplit(" ", 1) for version in contents["versions"])
     return {
@@ -315,7 +331,7 @@ def kinds(
 
 
 def labels(
-    recipe: Recipe | None, contents: Mapping[str, Any], qualities: Sequence[int] = ()
+    reading: Reading, contents: Mapping[str, Any], qualities: Sequence[int] = ()
 ) -> set[str]:
     """What the degraded versions are called, such as "jpeg"; arguments of `kinds`."""
-    return {label for label, _ in kinds(recipe, contents, qualities)}
+    return {label for label, _ in kinds(reading, contents, qualities)}

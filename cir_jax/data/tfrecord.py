@@ -154,7 +154,7 @@ def _truncated(shard: Path, offset: int) -> UserError:
     )
 
 
-class RecordSource(Sequence[bytes]):
+class RecordSource(Sequence):  # not of bytes: checks of types would read a record
     """Random access to the records of many shards, in shard order.
 
     A grain `RandomAccessDataSource`. A file is opened for each read, which costs some
