@@ -79,8 +79,6 @@ def _run(_: list[str]) -> None:
 
     from cir_jax import parallel
     from cir_jax.models import abstract_model
-    from cir_jax.perceiver import train_and_evaluate as train_prompts
-    from cir_jax.train import train_and_evaluate
 
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(WORKDIR.value or f"runs/{name}")
@@ -99,8 +97,11 @@ def _run(_: list[str]) -> None:
     if config.data.encode_if_missing and missing and parallel.is_first():
         cli.run(shlex.split(experiment.encode_command(config, workdir))[1:])
     parallel.wait_for_all("records")
-    train = train_prompts if experiment.trains_prompts(config) else train_and_evaluate
-    train(config, workdir, profile=PROFILE.value)
+    if experiment.trains_prompts(config):
+        from cir_jax.perceiver import train_and_evaluate
+    else:
+        from cir_jax.train import train_and_evaluate
+    train_and_evaluate(config, workdir, profile=PROFILE.value)
 
 
 def _cache_is_set() -> bool:

@@ -22,8 +22,7 @@ from ml_collections import ConfigDict
 
 from cir_jax import experiment, image_io, optimizers, parallel, photos
 from cir_jax.compression import Degradation, compressions
-from cir_jax.data import manifest, recipes
-from cir_jax.data.tasks import check_tasks
+from cir_jax.data import manifest
 from cir_jax.data.tiers import tier_batches
 from cir_jax.encoders import clip, prompts
 from cir_jax.encoders.words import words
@@ -156,14 +155,16 @@ def train_and_evaluate(
         experiment.records_folder(config, workdir),
         experiment.encode_command(config, workdir),
     )
-    check_tasks(config.data.tasks, recipes.kinds(None, contents))
     batches_from = functools.partial(
         tier_batches,
         records,
+        contents,
         seed=config.seed,
         batch_size=config.batch_size,
         patch=config.data.patch,
+        qualities=tuple(config.data.qualities),
         tasks=tuple(config.data.tasks),
+        damaged=config.data.damaged,
         process=jax.process_index(),
         processes=jax.process_count(),
     )
@@ -227,18 +228,17 @@ def _check_model(config: ConfigDict) -> int:
     """The number of vectors of each prompt."""
     for name in config.model:
         if name not in ("name", "context"):
-            raise unknown(
-                f"hyper-parameter of {experiment.PERCEIVER}", name, ("context",)
-            )
+            raise unknown("hyper-parameter of config.model", name, ("context",))
     if "context" not in config.model or config.model.context < 1:
         raise UserError(
-            f"config.model of {experiment.PERCEIVER} wants context, how many vectors a prompt has: "
-            "16 as released"
+            "config.model.context, how many vectors each prompt has, is missing or not "
+            "above 0: it is 16 as released"
         )
     for name in ("clip", "medium"):
         if not config.guidance[name]:
             raise UserError(
-                f"{experiment.PERCEIVER} needs config.guidance.{name}: see README.md"
+                f"config.guidance.{name} is empty, and {experiment.PERCEIVER} needs "
+                "that file: see README.md"
             )
     return config.model.context
 

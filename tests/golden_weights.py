@@ -55,10 +55,19 @@ def _made_up(key: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def load_encoder(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The same of a foundation model, whose json holds more than the names."""
-    shapes = json.loads((GOLDENS / f"{name}.keys.json").read_text())["keys"]
-    weights = {key: _made_up_of_encoder(key, tuple(shapes[key])) for key in shapes}
     with np.load(GOLDENS / f"{name}.npz") as arrays:
-        return dict(arrays), weights
+        return dict(arrays), made_up_encoder(encoder_keys(name))
+
+
+def encoder_keys(name: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a foundation model's tensors."""
+    shapes = json.loads((GOLDENS / f"{name}.keys.json").read_text())["keys"]
+    return {key: tuple(shape) for key, shape in shapes.items()}
+
+
+def made_up_encoder(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The tensors of a foundation model: each a function of its name and shape."""
+    return {key: _made_up_of_encoder(key, shape) for key, shape in shapes.items()}
 
 
 def _made_up_of_encoder(key: str, shape: tuple[int, ...]) -> np.ndarray:

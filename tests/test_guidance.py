@@ -1,0 +1,163 @@
+"""Perceive-IR's second stage, with small made-up foundation models from real files."""
+
+import foundations
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+from test_train import lines, small_config
+
+from cir_jax import Restorer, cli, guidance, objectives, parallel, weights
+from cir_jax.errors import UserError
+from cir_jax.losses import GUIDED
+from cir_jax.models import build_model
+from cir_jax.train import train_and_evaluate
+
+MODEL = {
+    "name": "perceive_ir",
+    "dim": 4,
+    "num_blocks": (1, 1, 1, 1),
+    "num_refinement_blocks": 1,
+    "heads": (1, 1, 1, 1),
+    "ffn_expansion": 1.0,
+    "content_dim": 4,
+    "semantic_dim": foundations.WIDTH,
+}
+EVERYTHING = "l1 + 0.1 contrastive + 0.05 clip_quality + 0.1 difficulty"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("foundations")
+    paths = foundations.write(folder)
+    weights.save(folder / "proxy.safetensors", tiny.light(), {})
+    return paths | {"proxies": (f"{folder / 'proxy.safetensors'} for jpeg 10",)}
+
+
+@pytest.fixture(scope="module")
+def two_tasks(tmp_path_factory):
+    out = tmp_path_factory.mktemp("data") / "records"
+    arguments = ["encode", "--quality", "10,60", "--crop", "160", "--stride", "160"]
+    assert cli.run([*arguments, "--out", str(out)]) == cli.DONE
+    return out
+
+
+@pytest.fixture
+def config(two_tasks, validation, files):
+    """Every term of the loss, and semantics."""
+    config = small_config(two_tasks, validation)
+    config.model = MODEL
+    config.batch_size = 4
+    config.data.patch = 16
+    config.data.tasks = ("jpeg 10", "jpeg 60")
+    config.loss = EVERYTHING
+    with config.guidance.unlocked():
+        config.guidance.update(files)
+    return config
+
+
+@pytest.mark.slow
+def test_all_terms_train_resume_exactly_and_leave_frozen_networks_alone(
+    config, tmp_path, capsys, monkeypatch
+):
+    config.steps, config.evaluation.every = 4, 4
+    whole = train_and_evaluate(config, tmp_path / "whole")
+    told = capsys.readouterr().err
+    assert "frozen per device, without gradient or optimizer: clip" in told
+    logged = [line for line in lines(tmp_path / "whole") if "loss" in line]
+    names = {f"loss_{name}" for name in ("l1", *GUIDED)}
+    assert all(names <= line.keys() for line in logged)
+    assert "semantics" in whole.protocol
+
+    cut = tmp_path / "cut"
+    monkeypatch.setattr(config, "steps", 2)
+    train_and_evaluate(config, cut)
+    config.steps = 4
+    train_and_evaluate(config, cut)
+    ours, expected = (
+        weights.read(folder / weights.WORKDIR_NAME)[1]
+        for folder in (cut, tmp_path / "whole")
+    )
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_every_term_has_a_gradient_of_its_own_and_none_for_frozen_networks(config):
+    model = build_model(config.model, nnx.Rngs(0))
+    objective, frozen = guidance.load(config, model, objectives.from_config(config))
+    graphdef, params = nnx.split(model, nnx.Param)
+    rng = np.random.default_rng(0)
+    batch = {
+        name: rng.integers(0, 256, (4, 16, 16, 3), np.uint8)
+        for name in ("degraded", "clean", "second")
+    } | {"task": jnp.array([0, 1, 0, 1])}
+    memory = {"reference": jnp.array([20.0, 20.0])}
+
+    @jax.jit
+    def gradients(params, frozen):
+        def term(params, name):
+            alone = objectives.dataclasses.replace(objective, terms=((1.0, name),))
+            return alone(nnx.merge(graphdef, params), batch, frozen, memory)[0]
+
+        return {name: jax.grad(term)(params, name) for name in ("l1", *GUIDED)}
+
+    for name, tree in gradients(params, frozen).items():
+        largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(tree))
+        assert np.isfinite(largest) and largest > 0, name
+    state = parallel.bytes_per_device
+    assert objective.memory.keys() == {"reference"} and callable(state)
+
+
+def test_a_guided_network_restores_what_it_is_shown(files, photographs, tmp_path):
+    model = build_model(MODEL, nnx.Rngs(0))
+    image = photographs["coffee"][:40, :24]
+    restorer = Restorer(model, dinov2=files["dinov2"])
+    restored = restorer(image)
+    assert restored.shape == image.shape
+    assert restorer.settings["semantics"] == "dinov2"
+    # In tiles every one of them is told of the whole image.
+    whole = Restorer(model, dinov2=files["dinov2"], tile=None)(np.float32(image / 255))
+    graphdef, state = nnx.split(model)
+    tokens = restorer._encoder(image)
+    told = jax.jit(lambda s, x, t: nnx.merge(graphdef, s)(x, semantics=t))
+    expected = told(state, np.float32(image / 255)[None], tokens)[0]
+    np.testing.assert_allclose(whole, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "guided by a DINOv2 of width 64, which is no part of them"),
+        ("clip", "clip.safetensors is no DINOv2"),
+    ],
+)
+def test_a_guided_network_without_what_guides_it_is_refused(files, given, message):
+    model = build_model(MODEL, nnx.Rngs(0))
+    with pytest.raises(UserError, match=message):
+        Restorer(model, dinov2=files[given] if given else None)
+    with pytest.raises(UserError, match="wants no semantics"):
+        Restorer(tiny.light(), dinov2=files["dinov2"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"guidance.dinov2": ""}, "semantics='dinov2' needs config.guidance.dinov2"),
+        ({"guidance.prompts": ""}, "clip_quality in config.loss needs .*prompts"),
+        ({"guidance.vgg16": ""}, "difficulty in config.loss needs .*vgg16"),
+        ({"loss": "l1 + contrastive"}, "guidance.clip=.* is for clip_quality in"),
+        ({"data.tasks": ()}, "unknown task in config.guidance.proxies=.*'jpeg 10'"),
+        ({"data.tasks": ("jpeg",)}, "unknown task in config.guidance.proxies=.*"),
+        ({"model.semantic_dim": 32}, "class tokens of 64, and the network .* by 32"),
+    ],
+)
+def test_guidance_that_does_not_go_with_the_rest_is_refused(
+    config, tmp_path, changes, message
+):
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=message):
+        train_and_evaluate(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
