@@ -7,6 +7,7 @@ of the source trains the weights of the other (`cir encode --fold`).
 """
 
 import dataclasses
+import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -92,14 +93,21 @@ def make_tiers(folder: Path, given: Sequence[str], out: Path) -> dict[str, str]:
 
     Raises:
         UserError: the records or the weights are not fit, do not fit each other, or
-            there is an image that all weights were trained on.
+            there is an image that all weights were trained on, by the folds that are
+            given or by their trainings' records.
     """
     job.check_folder(out)
     source, contents = manifest.open_records(folder, f"cir encode … --out {folder}")
     _check_records(folder, contents)
     paths = _by_fold(given)
+    seen = {fold: _trained_on(path) for fold, path in paths.items()}
     for image in contents["images"]:
-        _unseen(list(paths), image["path"])
+        fold = _unseen(list(paths), image["path"])
+        if fold and image["sha256"] in seen[fold]:
+            raise UserError(
+                f"{FLAG} {fold}={paths[fold]} would restore {image['path']}, which its "
+                "training's records hold: give the fold that it was trained on"
+            )
     if None in paths:
         print(
             f"{FLAG} {given[0]} restores all images, also those it was trained on: "
@@ -160,6 +168,22 @@ def _by_fold(given: Sequence[str]) -> dict[Fold | None, Path]:
             "trained on, of the same number of folds"
         )
     return paths
+
+
+def _trained_on(path: Path) -> set[str]:
+    """The checksums of the images that weights were trained on, where it can be told.
+
+    That is so where they hold their training's config, and its records are still there.
+    """
+    metadata, _ = weights.read(path)
+    try:
+        records = json.loads(metadata["config"])["data"]["records"]
+        folder = Path(records.replace("{workdir}", str(path.parent)))
+        contents = manifest.read_manifest(folder, "cir encode")
+    except (KeyError, TypeError, AttributeError, ValueError, UserError):
+        return set()
+    parts = manifest.parts(folder, contents)
+    return {image["sha256"] for part in parts for image in part.contents["images"]}
 
 
 def _unseen(folds: Sequence[Fold | None], key: str) -> Fold | None:

@@ -216,6 +216,23 @@ def test_weights_that_do_not_fit_are_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_of_the_wrong_fold_are_found_by_their_trainings_records(
+    images, records, runs, tmp_path
+):
+    trained = []
+    for number, fold in enumerate(("1/2", "2/2")):
+        encode(images, tmp_path / str(number), "--quality", "10", "--fold", fold)
+        config = json.dumps({"data": {"records": "{workdir}/" + str(number)}})
+        trained.append(tmp_path / f"{number}.safetensors")
+        weights.save(trained[-1], tiny.light(), {"config": config})
+    words = r"1/2=\S+/1.safetensors would restore \w+.png, which its training's records"
+    with pytest.raises(UserError, match=words):
+        make(records, tmp_path / "out", f"1/2={trained[1]}", f"2/2={trained[0]}")
+    assert not (tmp_path / "out").exists()
+    right = [f"1/2={trained[0]}", f"2/2={trained[1]}"]
+    assert make(records, tmp_path / "out", *right) == cli.DONE
+
+
 def test_records_that_do_not_fit_are_one_sentence(images, made, runs, tmp_path):
     online, small = tmp_path / "online", tmp_path / "small"
     encode(images, online, "--recipe", "online:noise")
