@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cir_jax import convert_command, evaluate_command
@@ -105,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     encode.add_argument("--stride", type=int, help="between crops; default: their side")
     encode.add_argument("--seed", type=int, default=0)
+    encode.add_argument(
+        "--fold",
+        metavar="K/N",
+        help="use only the images of fold K of N, chosen by their paths; for cir tiers",
+    )
     encode.add_argument("--workers", type=int, default=0, help="writing processes")
     encode.add_argument("--engine", default="local", help="local or beam")
     encode.add_argument(
@@ -131,6 +136,19 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="records folder; nothing is copied",
     )
+
+    tiers = commands.add_parser("tiers", help="add restored images to records")
+    tiers.set_defaults(job=_tiers)
+    tiers.add_argument("folder", type=Path, metavar="RECORDS")
+    tiers.add_argument(
+        "--weights",
+        action="append",
+        required=True,
+        metavar="[K/N=]WEIGHTS",
+        help="a name, file or workdir, and the fold it was trained on; may repeat: "
+        "each image is restored by weights of another fold",
+    )
+    tiers.add_argument("-o", "--out", type=Path, required=True, help="records folder")
 
     verify = commands.add_parser("verify", help="check every byte of training records")
     verify.set_defaults(job=_verify)
@@ -245,8 +263,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _encode(options: argparse.Namespace) -> int:
-    from cir_jax.data import manifest, recipes
-    from data_pipelines import encode, paired_folders, sources
+    from cir_jax.data import recipes
+    from data_pipelines import encode, folds, paired_folders, sources
 
     if sum(map(bool, (options.recipe, options.quality, options.pairs))) != 1:
         raise UserError(
@@ -255,6 +273,8 @@ def _encode(options: argparse.Namespace) -> int:
         )
     if options.pairs and options.use:
         raise UserError("--use replaces codecs of a recipe: leave it out with --pairs")
+    fold = options.fold
+    fold = None if fold is None else folds.parse_fold(fold, "--fold")
     replacements = dict(named(text, "--use", "NAME=CODEC") for text in options.use)
     name = (options.recipe or "").removeprefix(recipes.ONLINE)
     left_out_codecs: list[str] = []
@@ -280,15 +300,23 @@ def _encode(options: argparse.Namespace) -> int:
         scale=options.scale,
         grey=options.grey,
         seed=options.seed,
+        fold=fold,
         workers=options.workers,
         engine=options.engine,
         beam_options=options.beam_options,
     )
-    for path, reason in left_out.items():
-        print(f"left out: {path}: {reason}", file=sys.stderr)
-    contents = manifest.read_manifest(options.out, "cir encode")
+    return _written(options.out, left_out)
+
+
+def _written(out: Path, left_out: Mapping[str, str]) -> int:
+    """Says what a records folder has now, and what it lacks."""
+    from cir_jax.data import manifest
+
+    for name, reason in left_out.items():
+        print(f"left out: {name}: {reason}", file=sys.stderr)
+    contents = manifest.read_manifest(out, "cir encode")
     counts = f"{contents['records']} records, {sum(contents['versions'].values())}"
-    print(f"wrote {options.out}: {counts} versions")
+    print(f"wrote {out}: {counts} versions")
     return SOME_FAILED if left_out else DONE
 
 
@@ -306,6 +334,13 @@ def _mix(options: argparse.Namespace) -> int:
     epoch = f"{contents['records']} records an epoch ({' + '.join(sizes)})"
     print(f"wrote {options.out}: {epoch}")
     return DONE
+
+
+def _tiers(options: argparse.Namespace) -> int:
+    from data_pipelines.tiers import make_tiers
+
+    out = options.out.resolve()
+    return _written(options.out, make_tiers(options.folder, options.weights, out))
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from cir_jax.data.records import Record, Version, encode_lossless
 from cir_jax.errors import UserError
 from cir_jax.protocols import grey
 from cir_jax.resize import downscale, modcrop
+from data_pipelines.folds import Fold
 from data_pipelines.paired_folders import DegradedFolder, Pairs
 from data_pipelines.sources import Source, SourceImage, read_image
 
@@ -53,6 +54,16 @@ class Crops:
         row, column = divmod(index - first, len(columns))
         return image, rows[row], columns[column]
 
+    def describe(self) -> dict[str, Any]:
+        """The images and how they are cut, for the manifest."""
+        return {
+            "images": [dataclasses.asdict(image) for image in self.images],
+            "crop": self.crop,
+            "stride": self.stride,
+            "scale": self.scale,
+            "grey": self.grey,
+        }
+
     @functools.cached_property
     def _ends(self) -> list[int]:
         """How many crops there are up to each image; places would fill memory."""
@@ -74,9 +85,14 @@ class Crops:
 class Records(Protocol):
     """The records of a data set, made when they are asked for."""
 
-    crops: Crops
     origin: str
     """Where the images come from, for the manifest."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def name(self, index: int) -> str:
+        """What a record is called that could not be made."""
 
     def describe(self) -> dict[str, Any]:
         """All that decides the records' bytes, for the manifest."""
@@ -90,11 +106,32 @@ class Records(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class RecipeRecords:
-    """Crops that a recipe degrades; without versions if the recipe runs online."""
+class CropRecords:
+    """Records that are made of a source's crops, one of each."""
 
     source: Source
     crops: Crops
+    fold: Fold | None
+    """The one that the crops are of, for the manifest."""
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def name(self, index: int) -> str:
+        """See `Records`."""
+        image, y, x = self.crops.place(index)
+        return f"{image.path} at {y},{x}"
+
+    def describe(self) -> dict[str, Any]:
+        """See `Records`; what all crops have, whatever is done to them."""
+        fold = {"fold": str(self.fold)} if self.fold else {}
+        return self.crops.describe() | fold
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipeRecords(CropRecords):
+    """Crops that a recipe degrades; without versions if the recipe runs online."""
+
     recipe: Recipe
     online: bool
     seed: int
@@ -106,7 +143,7 @@ class RecipeRecords:
 
     def describe(self) -> dict[str, Any]:
         """See `Records`."""
-        return {
+        return super().describe() | {
             "recipe": dataclasses.asdict(self.recipe),
             "online": self.online,
             "codecs": self.recipe.versions_of_codecs,
@@ -128,11 +165,9 @@ class RecipeRecords:
 
 
 @dataclasses.dataclass(frozen=True)
-class PairRecords:
+class PairRecords(CropRecords):
     """Crops of images that were degraded as a whole, by others."""
 
-    source: Source
-    crops: Crops
     pairs: Pairs
 
     @property
@@ -148,7 +183,7 @@ class PairRecords:
             key: [partner and partner.sha256 for partner in partners]
             for key, partners in self.pairs.partners.items()
         }
-        return {"pairs": kinds, "partners": partners}
+        return super().describe() | {"pairs": kinds, "partners": partners}
 
     def record(self, index: int) -> Record:
         """See `Records`."""

@@ -28,6 +28,8 @@ class Totals:
     """Mean squared errors."""
     bpp: float = 0.0
     """Bits per pixel of the compressed images."""
+    restored: float = 0.0
+    """Mean squared errors of restored images, where there are such."""
 
 
 def inspect(folder: Path, sheet: Path) -> str:
@@ -39,9 +41,9 @@ def inspect(folder: Path, sheet: Path) -> str:
 
     Returns:
         A Markdown table: versions, bits per pixel of the compressed image and its PSNR
-        (of the mean squared error) for each codec and quality, from worst to best. For
-        records of an online recipe it is one run of the recipe. Of a mix, a table for
-        each part.
+        (of the mean squared error) for each codec and quality, from worst to best, and
+        the PSNR of restored images where there are such. For records of an online
+        recipe it is one run of the recipe. Of a mix, a table for each part.
 
     Raises:
         UserError: the folder is no finished records folder, a record is damaged, or
@@ -91,6 +93,9 @@ def _measured(
             totals[kind].versions += 1
             totals[kind].error += metrics.mse(*pair)
             totals[kind].bpp += version.bits / pixels[..., 0].size
+            if version.restored:
+                restored = records.decode(version.restored)
+                totals[kind].restored += metrics.mse(small, restored)
             versions.append((kind, pixels))
         if number in shown:
             rows += _sheet_rows(small, versions)
@@ -124,7 +129,9 @@ def _sheet_rows(
 
 def _table(totals: dict[Kind, Totals]) -> str:
     """Rows by codec, from worst to best; no rate where it is not known."""
+    restored = any(total.restored for total in totals.values())
     rows = [["codec", "quality", "versions", "bpp", "PSNR"]]
+    rows[0] += ["restored"] * restored
     psnr = {
         kind: metrics.decibels(total.error / total.versions)
         for kind, total in totals.items()
@@ -132,7 +139,9 @@ def _table(totals: dict[Kind, Totals]) -> str:
     for kind in sorted(psnr, key=lambda kind: (kind[0], psnr[kind])):
         (codec, quality), total = kind, totals[kind]
         rate = f"{total.bpp / total.versions:.3f}" if total.bpp else ""
-        rows.append(
-            [codec, str(quality), str(total.versions), rate, f"{psnr[kind]:.2f}"]
-        )
+        row = [codec, str(quality), str(total.versions), rate, f"{psnr[kind]:.2f}"]
+        if restored:
+            level = metrics.decibels(total.restored / total.versions)
+            row.append(f"{level:.2f}" if total.restored else "")
+        rows.append(row)
     return tables.markdown(rows)

@@ -9,6 +9,7 @@ from typing import Any
 from cir_jax.data import manifest
 from cir_jax.errors import UserError
 from cir_jax.files import sha256
+from data_pipelines import job
 
 ALIKE = ("scale", "grey")
 """What the parts of a mix must have in common."""
@@ -28,8 +29,7 @@ def mix(parts: Sequence[tuple[int, Path]], out: Path) -> dict[str, Any]:
         UserError: a part is no finished records folder, itself a mix, given twice, or
             differs from the first in scale or colour; or `out` holds something else.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: give a folder")
+    job.check_folder(out)
     listed, first = [], None
     for repeat, given in parts:
         folder = given.resolve()

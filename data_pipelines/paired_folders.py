@@ -95,11 +95,21 @@ class Pairs:
 
 
 def find_partners(
-    images: Sequence[SourceImage], folders: Sequence[DegradedFolder], scale: int
+    images: Sequence[SourceImage],
+    folders: Sequence[DegradedFolder],
+    scale: int,
+    others: Sequence[str] = (),
 ) -> tuple[Pairs, dict[str, str]]:
     """Finds and checks the partners of clean images, by file stem.
 
     A partner may carry the scale in its name, as in 0001x4.png.
+
+    Args:
+        images: the clean images.
+        folders: where partners are.
+        scale: clean size over degraded size.
+        others: keys of clean images that are not used, and whose partners are not
+            missed: those of other folds.
 
     Returns:
         The pairs; and for every degraded image that is missing, unreadable, of another
@@ -108,17 +118,18 @@ def find_partners(
     Raises:
         UserError: a folder is missing or empty, or two images have the same stem.
     """
-    clean = _by_stem((image.path for image in images), "the source")
-    partners: dict[str, list[SourceImage | None]] = {key: [] for key in clean.values()}
+    stems = _by_stem([*(image.path for image in images), *others], "the source")
+    partners: dict[str, list[SourceImage | None]] = {im.path: [] for im in images}
     sizes = {image.path: (image.height, image.width) for image in images}
     left_out = {}
     for degraded in folders:
         root = degraded.folder.root
         found = _by_stem(degraded.folder.keys(), str(root))
         # First the stems themselves: 1x4 is the partner of 1 only if none is of 1x4.
-        keys = {key: found.pop(stem, None) for stem, key in clean.items()}
-        for stem, key in clean.items():
+        keys = {key: found.pop(stem, None) for stem, key in stems.items()}
+        for stem, key in stems.items():
             keys[key] = keys[key] or found.pop(f"{stem}x{scale}", None)
+        keys = {key: keys[key] for key in partners}
         label = f"{degraded.codec} {degraded.quality}"
         present = [key for key in keys.values() if key]
         checked, unreadable = check_images(degraded.folder, present, label)

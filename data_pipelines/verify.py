@@ -45,7 +45,7 @@ class Report:
             return f"{read}, all as the manifest says"
         return (
             f"{read}, damages: {len(self.damages)}; delete the damaged shards and run "
-            "the same `cir encode` again"
+            "the command that made them again"
         )
 
 
@@ -109,6 +109,11 @@ def _check_record(
     images = {"the clean crop": (record.clean, crop)} | {
         f"version {version.codec} {version.quality}": (version.image, crop // scale)
         for version in record.versions
+    }
+    images |= {
+        f"the restored {version.codec} {version.quality}": (version.restored, crop)
+        for version in record.versions
+        if version.restored
     }
     for name, (data, side) in images.items():
         try:

@@ -31,7 +31,7 @@ class ShardWriter:
 
     def span(self, number: int) -> range:
         """The records of shard `number`."""
-        total = len(self.records.crops)
+        total = len(self.records)
         return range(number * total // self.shards, (number + 1) * total // self.shards)
 
     def report(self, number: int) -> dict[str, Any]:
@@ -71,8 +71,7 @@ class ShardWriter:
                     try:
                         record = self.records.record(index)
                     except UserError as error:
-                        image, y, x = self.records.crops.place(index)
-                        failed[f"{image.path} at {y},{x}"] = str(error)
+                        failed[self.records.name(index)] = str(error)
                         continue
                     write(record.to_bytes())
                     versions.update(f"{v.codec} {v.quality}" for v in record.versions)

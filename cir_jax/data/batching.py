@@ -12,6 +12,16 @@ from cir_jax.data.workers import iterate
 from cir_jax.errors import UserError
 
 
+def check_fits(patch: int, source: str, height: int, width: int) -> None:
+    """Refuses a record whose degraded image, of a source, is smaller than a patch."""
+    if min(height, width) < patch:
+        raise UserError(
+            f"the record of {source} is {width}x{height} pixels, smaller than "
+            f"config.data.patch={patch}: encode larger crops or train on smaller "
+            "patches"
+        )
+
+
 def global_batches(
     elements: grain.MapDataset,
     source: RandomAccessDataSource[bytes] | MixedSource,

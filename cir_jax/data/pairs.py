@@ -15,7 +15,7 @@ from grain.sources import RandomAccessDataSource
 
 from cir_jax import symmetries
 from cir_jax.data import damage, degradations, recipes, records
-from cir_jax.data.batching import global_batches
+from cir_jax.data.batching import check_fits, global_batches
 from cir_jax.data.degradations import BLOCK
 from cir_jax.data.mixes import ByPart, MixedSource
 from cir_jax.data.tasks import task_number
@@ -63,12 +63,7 @@ class PatchPair:
         version = None if self.recipe else self._version(record, rng)
         clean = records.decode(record.clean)
         height, width = (side // record.scale for side in clean.shape[:2])
-        if min(height, width) < self.patch:
-            raise UserError(
-                f"the record of {record.source} is {width}x{height} pixels, smaller "
-                f"than config.data.patch={self.patch}: encode larger crops or train on "
-                "smaller patches"
-            )
+        check_fits(self.patch, record.source, height, width)
         step = BLOCK if self.grid_phase == "aligned" else 1
 
         def place() -> tuple[int, int]:

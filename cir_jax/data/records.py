@@ -8,7 +8,8 @@ Keys: `clean` (the crop, lossless), `source` (path below the source folder), `or
 (row and column of the crop in its photograph, pixels), `scale` (clean size over
 compressed size), and per version `codec`, `quality`, `bits` (coded size), `history`
 (all that was done to it, in words) and `image`: the bitstream where Pillow can decode
-it, else the decoded pixels, lossless. Records of clean crops have no version.
+it, else the decoded pixels, lossless. Records of clean crops have no version. Those of
+`cir tiers` have per version also `restored`: what a network made of it, lossless.
 """
 
 import dataclasses
@@ -95,6 +96,8 @@ class Version:
     """An encoded image that Pillow opens to the decoded pixels."""
     history: str = ""
     """All steps and their random choices, such as "jpeg 30 at 3,5 + jpeg 80"."""
+    restored: bytes = b""
+    """The encoded image that a network made of it; empty where there is none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +124,9 @@ class Record:
             feature["bits"].int64_list.value.append(version.bits)
             feature["image"].bytes_list.value.append(version.image)
             feature["history"].bytes_list.value.append(version.history.encode())
+        if any(version.restored for version in self.versions):
+            restored = (version.restored for version in self.versions)
+            feature["restored"].bytes_list.value.extend(restored)
         return example.SerializeToString(deterministic=True)
 
     @classmethod
@@ -132,12 +138,14 @@ class Record:
         """
         try:
             feature = Example.FromString(payload).features.feature
+            names = feature["codec"].bytes_list.value
             versions = zip(
-                (name.decode() for name in feature["codec"].bytes_list.value),
+                (name.decode() for name in names),
                 feature["quality"].int64_list.value,
                 feature["bits"].int64_list.value,
                 feature["image"].bytes_list.value,
                 (text.decode() for text in feature["history"].bytes_list.value),
+                feature["restored"].bytes_list.value or [b""] * len(names),
                 strict=True,
             )
             return cls(

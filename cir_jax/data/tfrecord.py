@@ -94,7 +94,7 @@ def read_index(shard: Path) -> np.ndarray:
         UserError: the shard is missing, or is shorter than its index says.
     """
     if not shard.is_file():
-        raise UserError(f"{shard} is missing: run the same `cir encode` again")
+        raise UserError(f"{shard} is missing: run the command that made it again")
     sidecar = index_path(shard)
     if not sidecar.is_file():
         return scan(shard)
@@ -142,7 +142,7 @@ def read_frame(shard: Path, offset: int, size: int) -> bytes:
     ):
         raise UserError(
             f"{shard}: the record at offset {offset} is damaged (checksum mismatch): "
-            "delete that shard and run the same `cir encode` again"
+            "delete that shard and run the command that made it again"
         )
     return payload
 
@@ -150,7 +150,7 @@ def read_frame(shard: Path, offset: int, size: int) -> bytes:
 def _truncated(shard: Path, offset: int) -> UserError:
     return UserError(
         f"{shard} is truncated: it ends within the record at offset {offset}; "
-        "delete that shard and run the same `cir encode` again"
+        "delete that shard and run the command that made it again"
     )
 
 

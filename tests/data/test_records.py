@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from google.protobuf import (
@@ -74,6 +76,15 @@ def test_an_independent_example_message_reads_it():
     assert feature["image"].bytes_list.value == [b"a bitstream", b"another"]
     history = [b"", b"jpeg 10 at 3,5 + jpeg:4:4:4 37"]
     assert feature["history"].bytes_list.value == history
+
+
+def test_restored_images_are_kept_beside_the_versions():
+    first, second = RECORD.versions
+    versions = (first, dataclasses.replace(second, restored=b"pixels"))
+    record = dataclasses.replace(RECORD, versions=versions)
+    assert Record.from_bytes(record.to_bytes()) == record
+    # Without any the record is what it was before there could be some.
+    assert b"restored" in record.to_bytes() and b"restored" not in RECORD.to_bytes()
 
 
 @pytest.mark.parametrize("payload", [b"no protobuf at all", b""])

@@ -1,10 +1,10 @@
 """Batches that say which task they are of, and that have a second patch."""
 
-import contextlib
 import itertools
 
 import numpy as np
 import pytest
+from batches import assert_same, joined, taken
 
 from cir_jax import symmetries
 from cir_jax.codecs import get_codec
@@ -39,11 +39,10 @@ def read(source, count, **changes):
     options = {
         "seed": 3, "start": 0, "batch_size": 4, "patch": 32, "grid_phase": "random",
     }  # fmt: skip
-    with contextlib.closing(pairs.batches(source, **options | changes)) as batches:
-        return list(itertools.islice(batches, count))
+    return taken(pairs.batches(source, **options | changes), count)
 
 
-def joined(batches, name):
+def all_of(batches, name):
     return np.concatenate([batch[name] for batch in batches])
 
 
@@ -59,16 +58,16 @@ def test_the_more_exact_name_counts(label, quality, number):
 
 def test_batches_say_the_task_of_the_version_that_was_taken(source):
     batches = read(source, 12, tasks=TASKS)
-    tasks = joined(batches, "task")
+    tasks = all_of(batches, "task")
     assert tasks.dtype == np.int32 and tasks.shape == (48,)
     assert set(tasks.tolist()) == {0, 1, 2, 3}
-    np.testing.assert_array_equal(joined(batches, "degraded")[:, 0, 0, 0], tasks)
+    np.testing.assert_array_equal(all_of(batches, "degraded")[:, 0, 0, 0], tasks)
 
 
 def test_batches_say_the_task_of_an_online_degradation(source):
     batches = read(source, 12, recipe=NOISY, tasks=("noise", "jpeg 10", "jpeg 20"))
-    tasks = joined(batches, "task")
-    errors = joined(batches, "degraded") - joined(batches, "clean").astype(float)
+    tasks = all_of(batches, "task")
+    errors = all_of(batches, "degraded") - all_of(batches, "clean").astype(float)
     # Neighbours differ by as much as the noise does, and hardly after JPEG.
     rough = np.abs(np.diff(errors, axis=2)).mean((1, 2, 3))
     assert set(tasks.tolist()) == {0, 1, 2}
@@ -110,7 +109,7 @@ def test_the_second_patch_is_of_the_same_degraded_image(
     options = {"patch": 16, "grid_phase": grid_phase, "recipe": Recipe(("jpeg 60",))}
     batches = read([record], 8, second=True, **options)
     found = [
-        [known[patch.tobytes()] for patch in joined(batches, name)]
+        [known[patch.tobytes()] for patch in all_of(batches, name)]
         for name in ("degraded", "second")
     ]
     same = [a == b for a, b in zip(*found, strict=True)]
@@ -132,13 +131,9 @@ def test_the_second_patch_has_the_same_noise(photographs):
 def test_tasks_and_second_patches_are_a_function_of_seed_and_number(source):
     options = {"tasks": TASKS, "second": True}
     straight = read(source, 8, **options)
-    resumed = read(source, 3, start=5, **options)
-    parts = [read(source, 8, process=p, processes=2, **options) for p in (0, 1)]
-    for name in ("task", "second"):
-        np.testing.assert_array_equal(joined(resumed, name), joined(straight[5:], name))
-        for number, batch in enumerate(straight):
-            whole = np.concatenate([part[number][name] for part in parts])
-            np.testing.assert_array_equal(whole, batch[name])
+    assert_same(read(source, 3, start=5, **options), straight[5:])
+    shares = [read(source, 8, process=p, processes=2, **options) for p in (0, 1)]
+    assert_same(joined(*shares), straight)
 
 
 def test_a_version_of_no_task_is_named(source):

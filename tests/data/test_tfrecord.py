@@ -74,7 +74,9 @@ def test_a_truncated_shard_is_named(shards, with_index, cut):
     if not with_index:
         tfrecord.index_path(shards[0]).unlink()
     shards[0].write_bytes(shards[0].read_bytes()[:-cut])
-    with pytest.raises(UserError, match=r"0\.tfrecord is truncated.*cir encode"):
+    with pytest.raises(
+        UserError, match=r"0\.tfrecord is truncated.*the command that made it"
+    ):
         tfrecord.RecordSource(shards)
 
 

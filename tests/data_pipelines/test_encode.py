@@ -22,7 +22,7 @@ from cir_jax.data.records import Record, decode
 from cir_jax.errors import UserError
 from cir_jax.metrics import luma
 from cir_jax.resize import downscale
-from data_pipelines import encode as job
+from data_pipelines import job
 from data_pipelines.encode import encode
 from data_pipelines.sources import Folder
 from data_pipelines.verify import verify
@@ -326,7 +326,7 @@ def test_a_second_run_at_the_same_time_is_refused(source, tmp_path):
         command = list(map(str, command))
         done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == cli.WRONG_USE
-    assert "error: another `cir encode` is writing" in done.stderr
+    assert "error: another process is writing" in done.stderr
     assert not list(out.iterdir())
     assert subprocess.run(command, capture_output=True).returncode == cli.DONE
 

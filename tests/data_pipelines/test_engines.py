@@ -6,7 +6,7 @@ from cir_jax import cli, image_io
 from cir_jax.data import manifest
 from cir_jax.data.records import Record
 from cir_jax.errors import UserError
-from data_pipelines import encode
+from data_pipelines import job
 from data_pipelines.verify import verify
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ def traditional(tmp_path_factory):
     command = ["encode", "--recipe", "ucsr-traditional", "--scale", "4"]
     command += ["--source", "photos:validation"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode, "LARGEST_SHARD", 2)
+        patch.setattr(job, "LARGEST_SHARD", 2)
         assert cli.run([*command, "--out", str(out)]) == cli.DONE
         yield command, out
 

@@ -1,14 +1,13 @@
 """Mixes: several records folders read as one."""
 
 import collections
-import contextlib
-import itertools
 import json
 import re
 import shutil
 
 import numpy as np
 import pytest
+from batches import assert_same, joined, taken
 
 from cir_jax import cli, image_io, photos
 from cir_jax.data import manifest, pairs, recipes
@@ -62,15 +61,7 @@ def read(folder, count, **changes):
         "seed": 3, "start": 0, "batch_size": 3, "patch": 32, "grid_phase": "random",
         "recipe": recipes.for_reader("", contents),
     }  # fmt: skip
-    with contextlib.closing(pairs.batches(source, **options | changes)) as batches:
-        return list(itertools.islice(batches, count))
-
-
-def assert_equal(left, right):
-    for a, b in zip(left, right, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            np.testing.assert_array_equal(a[name], b[name])
+    return taken(pairs.batches(source, **options | changes), count)
 
 
 def test_a_mix_copies_nothing_and_opens_as_records(mixed, parts, capsys):
@@ -115,20 +106,16 @@ def test_each_part_is_degraded_as_its_manifest_says(mixed):
 def test_a_batch_of_a_mix_is_a_function_of_seed_and_number(mixed):
     options = {"tasks": TASKS, "second": True, "batch_size": 4}
     straight = read(mixed, 7, **options)
-    assert_equal(read(mixed, 3, start=4, **options), straight[4:])
+    assert_same(read(mixed, 3, start=4, **options), straight[4:])
     other = read(mixed, 7, seed=4, **options)
     assert (straight[0]["clean"] != other[0]["clean"]).any()
     shares = [read(mixed, 7, process=p, processes=2, **options) for p in (0, 1)]
-    joined = [
-        {name: np.concatenate([a[name], b[name]]) for name in a}
-        for a, b in zip(*shares, strict=True)
-    ]
-    assert_equal(joined, straight)
+    assert_same(joined(*shares), straight)
 
 
 @pytest.mark.slow
 def test_workers_change_nothing_of_a_mix(mixed):
-    assert_equal(read(mixed, 5, workers=2), read(mixed, 5))
+    assert_same(read(mixed, 5, workers=2), read(mixed, 5))
 
 
 def test_what_a_training_of_a_mix_meets(mixed):
@@ -154,7 +141,7 @@ def test_a_mix_and_its_parts_can_be_moved(parts, tmp_path):
     mix(here / "all", (2, here / "noise"), (1, here / "haze"))
     before = read(here / "all", 2)
     here.rename(there)
-    assert_equal(read(there / "all", 2), before)
+    assert_same(read(there / "all", 2), before)
 
 
 def test_a_part_that_was_made_again_is_named(parts, tmp_path):
