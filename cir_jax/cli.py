@@ -209,6 +209,9 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument(
         "--tile", type=int, help="side of the tiles, pixels; default: what memory holds"
     )
+    restore.add_argument(
+        "--dinov2", metavar="FILE", help="its weights, for networks that it guides"
+    )
     restore.add_argument("--device", help="cpu, gpu, tpu or such as gpu:1")
     restore.add_argument(
         "--precision", default="float32", help="float32 (default) or bfloat16"
@@ -438,6 +441,7 @@ def _restorer(options: argparse.Namespace):
                 "--strength": options.strength != 1,
                 "--self-ensemble": options.self_ensemble,
                 "--tile": options.tile is not None,
+                "--dinov2": options.dinov2 is not None,
             }
         )
         return ntire24.Ntire24Restorer(
@@ -452,6 +456,7 @@ def _restorer(options: argparse.Namespace):
         strength=options.strength,
         self_ensemble=options.self_ensemble,
         device=options.device,
+        dinov2=options.dinov2,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from cir_jax import image_io, photos
+from cir_jax import image_io, photos, weights
 from cir_jax.errors import UserError
 from cir_jax.restore import Restorer
 
@@ -56,13 +56,17 @@ class OfficialNetwork:
             self._network = getattr(module, name)(*positional, **keywords).eval()
 
     def output(
-        self, tensors: Mapping[str, np.ndarray], image: Float32[np.ndarray, "h w c"]
+        self,
+        tensors: Mapping[str, np.ndarray],
+        image: Float32[np.ndarray, "h w c"],
+        semantics: Float32[np.ndarray, "4 1 d"] | None = None,
     ) -> np.ndarray:
         """What the network makes of an image, [h, w, c].
 
         Args:
             tensors: the official state dict, which it must take strictly.
             image: in [0, 1].
+            semantics: class tokens, for a network that wants some.
 
         Raises:
             UserError: it fails.
@@ -74,11 +78,12 @@ class OfficialNetwork:
                 {n: torch.from_numpy(np.array(_wide(x))) for n, x in tensors.items()}
             )
             batch = torch.from_numpy(image.transpose(2, 0, 1)[None].copy())
-            # UCIP's also wants the codec of each image; ours takes the first as well.
             wanted = inspect.signature(self._network.forward).parameters.values()
             more = [p for p in wanted if p.default is p.empty][1:]
-            codec = torch.zeros(1, dtype=torch.long)
-            output = self._network(batch, *[codec] * len(more))
+            # Without semantics it is UCIP's that wants more, the codec of each image;
+            # ours takes the first as well.
+            first = np.zeros(1, np.int64) if semantics is None else semantics
+            output = self._network(batch, *[torch.from_numpy(first)] * len(more))
             return output[0].numpy().transpose(1, 2, 0)
 
     def _parsed(self, call: str) -> tuple[str, list[Any], dict[str, Any]]:
@@ -128,7 +133,15 @@ def check(
     Raises:
         UserError: the official network fails.
     """
-    restorer = Restorer(path, device="cpu")  # in full precision, as torch runs there
+    model = weights.load(path)
+    tokens = None
+    if model.semantic_dim:
+        print("check: semantics are made up, the same every time")
+        shape = (4, 1, model.semantic_dim)
+        tokens = np.random.default_rng(0).standard_normal(shape, np.float32)
+    given = None if tokens is None else lambda _: tokens
+    # In full precision, as torch runs on a CPU.
+    restorer = Restorer(model, device="cpu", dinov2=given)
     image = image_io.read_rgb(photos.folder("validation") / "coffee.webp")
     image = np.float32(image[:SIDE, :SIDE, : restorer.channels]) / 255
     restored = restorer(image)
@@ -145,7 +158,7 @@ def check(
     )
     if official is None:
         return True
-    theirs = official.output(tensors, image)
+    theirs = official.output(tensors, image, tokens)
     if theirs.shape != restored.shape:
         raise UserError(
             f"--against {official.named} gives an image of {theirs.shape}, ours "

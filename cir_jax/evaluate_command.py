@@ -76,6 +76,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--self-ensemble", action="store_true")
     parser.add_argument(
+        "--dinov2", metavar="FILE", help="its weights, for those networks it guides"
+    )
+    parser.add_argument(
         "--tell-codec",
         action="store_true",
         help="tell the weights which codec it is, if they can be told",
@@ -203,10 +206,12 @@ def _restorer(
 
     if protocol:
         return ntire24.Ntire24Restorer(paths)
+    model = weights.load_average(paths)
     return Restorer(
-        weights.load_average(paths),
+        model,
         tile=options.tile,
         self_ensemble=options.self_ensemble,
+        dinov2=options.dinov2 if model.semantic_dim else None,
     )
 
 

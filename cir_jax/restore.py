@@ -58,7 +58,8 @@ class Restorer:
             they give; takes 8 times as long.
         device: "cpu", "gpu" or "tpu", or one of several such as "gpu:1"; JAX's default
             when None.
-        dinov2: a DINOv2 or its weights file, for models that are guided by one.
+        dinov2: what models that are guided by a DINOv2 are told of each image: its
+            weights file, the network, or a function from an image to [4, 1, d] tokens.
 
     Raises:
         UserError: there is no such model or device, the model does not know the codec,
@@ -75,7 +76,7 @@ class Restorer:
         strength: float = 1.0,
         self_ensemble: bool = False,
         device: str | None = None,
-        dinov2: str | os.PathLike | DINOv2 | None = None,
+        dinov2: str | os.PathLike | DINOv2 | Callable | None = None,
     ):
         if not isinstance(model, nnx.Module):
             model = weights.load(model)
@@ -87,14 +88,14 @@ class Restorer:
         self.channels = model.channels
         self.known_codecs, self.self_ensemble = model.known_codecs, self_ensemble
         self.codec, self._codec_index = codec, model.codec_index
-        # Tables say by it which networks are the reduced form.
-        self._semantics = getattr(model, "semantics", "")
+        self._semantics = SEMANTICS.get(getattr(model, "semantics", ""))
         self._told = {"codec": np.zeros(1, np.int32)} if self.known_codecs else {}
         if codec is not None:
             self._told = self.telling(codec)._told
         self._encoder = None
         if dinov2 is not None:
-            self._encoder = SemanticEncoder(dinov2, model)
+            given = isinstance(dinov2, (str, os.PathLike, DINOv2))
+            self._encoder = SemanticEncoder(dinov2, model) if given else dinov2
         elif model.semantic_dim:
             raise UserError(
                 f"these weights are guided by a DINOv2 of width {model.semantic_dim}, "
@@ -313,6 +314,11 @@ class Restorer:
         return statistics["bytes_limit"] - statistics["bytes_in_use"]
 
 
+SEMANTICS = {
+    "dinov2": "DINOv2's class tokens",
+    "none": "none: the reduced form of Perceive-IR, not the paper's network",
+}
+"""What guides a network, as tables say it."""
 FINISHED = {
     np.dtype(np.uint8): image_io.to_uint8,
     np.dtype(np.uint16): image_io.to_uint16,

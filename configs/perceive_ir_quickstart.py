@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.model.semantics = "none"
     config.init_from = ""
     config.dtype = "float32"
-    config.steps = 600
+    config.steps = 1500
     config.batch_size = 4
     config.accumulate = 1
     config.rematerialise = "none"

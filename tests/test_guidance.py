@@ -117,7 +117,7 @@ def test_a_guided_network_restores_what_it_is_shown(files, photographs, tmp_path
     restorer = Restorer(model, dinov2=files["dinov2"])
     restored = restorer(image)
     assert restored.shape == image.shape
-    assert restorer.settings["semantics"] == "dinov2"
+    assert restorer.settings["semantics"] == "DINOv2's class tokens"
     # In tiles every one of them is told of the whole image.
     whole = Restorer(model, dinov2=files["dinov2"], tile=None)(np.float32(image / 255))
     graphdef, state = nnx.split(model)
