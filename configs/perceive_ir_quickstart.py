@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.model.semantics = "none"
     config.init_from = ""
     config.dtype = "float32"
-    config.steps = 1500
+    config.steps = 3000
     config.batch_size = 4
     config.accumulate = 1
     config.rematerialise = "none"
@@ -63,9 +63,9 @@ def get_config() -> ConfigDict:
     config.evaluation.images = "photos:validation"
     config.evaluation.codec = "jpeg"
     config.evaluation.qualities = (10, 20)
-    config.evaluation.every = 300
+    config.evaluation.every = 1500
 
-    config.checkpoint = ConfigDict({"every": 150, "keep": 2})
+    config.checkpoint = ConfigDict({"every": 750, "keep": 2})
     config.log_every = 25
     config.tensorboard = False
     config.wandb = ""

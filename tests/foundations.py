@@ -28,7 +28,7 @@ def write(folder: Path) -> dict[str, str]:
         name: folder / f"{name}.safetensors" for name in ("dinov2", "clip", "prompts")
     }
     weights.write(paths["dinov2"], made_up_encoder(dinov2), {})
-    weights.write(paths["clip"], made_up_encoder(_shapes("clip_tiny")), {})
+    weights.write(paths["clip"], _clip(), {})
     rng = np.random.default_rng(0)
     context = rng.normal(0, 0.5, (3, 4, WIDTH)).astype(np.float32)
     write_prompts(paths["prompts"], context, {})
@@ -43,6 +43,31 @@ def write(folder: Path) -> dict[str, str]:
         paths["vgg16"], {n: np.float32(tensor) for n, tensor in tensors.items()}
     )
     return {name: str(path) for name, path in paths.items()}
+
+
+def _clip() -> dict[str, np.ndarray]:
+    """Of 32x32 pixels in patches of 4.
+
+    Its patch embedding takes second differences of the pixels and so is blind to how
+    light a patch is: a random one sees little else, and qualities differ by less.
+    """
+    shapes = _shapes("clip_tiny")
+    for name, shape in shapes.items():
+        if name.startswith("vis"):
+            wide = {64: 128, 128: 256, 48: 128}
+            shapes[name] = tuple(wide.get(size, size) for size in shape)
+    shapes["vision_model.embeddings.patch_embedding.weight"] = (128, 3, 4, 4)
+    shapes["vision_model.embeddings.position_embedding.weight"] = (65, 128)
+    shapes["visual_projection.weight"] = (128, 128)
+    shapes["text_projection.weight"] = (128, 64)
+    tensors = made_up_encoder(shapes)
+    kernel = tensors["vision_model.embeddings.patch_embedding.weight"]
+    for axis in (2, 3):
+        kernel = np.diff(kernel, axis=axis, append=0)
+    kernel = kernel - kernel.mean(axis=(2, 3), keepdims=True)
+    tensors["vision_model.embeddings.patch_embedding.weight"] = 2 * kernel
+    tensors["vision_model.embeddings.position_embedding.weight"] *= np.float32(0.1)
+    return tensors
 
 
 def _shapes(golden: str) -> dict[str, tuple[int, ...]]:
