@@ -59,6 +59,8 @@ def load(
         networks["clip"] = clip.load(files.clip, dtype=dtype)
         context = prompts.read_prompts(files.prompts)
         frozen["prompts"] = np.asarray(networks["clip"].prompt_embedding(context))
+        # These do not change, so that of its two towers a step needs one.
+        del networks["clip"].text, networks["clip"].text_projection
     if files.vgg16:
         networks["vgg16"] = vgg16.load(files.vgg16, dtype=dtype)
     for number, (name, _) in enumerate(parse_proxies(files.proxies, config.data.tasks)):

@@ -179,6 +179,8 @@ def training(config: ConfigDict, devices: Sequence[Any] | None = None) -> tuple:
         config: an experiment.
         devices: JAX's by default.
     """
+    if experiment.trains_prompts(config):
+        raise UserError(f"{config.model.name} trains prompts: plans are of restorers")
     mesh = parallel.make_mesh(config.mesh.fsdp, devices)
     objective = objectives.from_config(config)
     model, transformation, state = abstract_training(config, mesh, objective)

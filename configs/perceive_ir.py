@@ -3,10 +3,9 @@
     python -m cir_jax.main --config=configs/perceive_ir.py:3 --workdir=runs/perceive_ir
     python -m cir_jax.main --config=configs/perceive_ir.py:5 --workdir=runs/perceive5
 
-First come the records of each task, the four files under guidance, which are not part
-of this package, and stage 1: README.md has the commands. Known from the released code:
-network, losses, optimizer, schedule, patch, resampling. Not its proxies: here it is
-stage 1's restorer alone.
+First come each task's records, the files under guidance and stage 1, see README.md.
+Known from the released code: network, losses, optimizer, schedule, patch, resampling.
+Not its proxies: here it is stage 1's restorer alone.
 
 Hardware: 4 GPUs for three tasks, 2 for five. Hours and score: not measured.
 """
@@ -61,10 +60,10 @@ def get_config(tasks: str = "3") -> ConfigDict:
     config.data.tasks = names
     config.data.workers = 16
 
-    config.guidance = ConfigDict({"medium": ""})
-    for name in ("dinov2", "clip", "prompts", "vgg16"):
+    config.guidance = ConfigDict({"medium": "", "proxies": ("runs/medium1",)})
+    for name in ("dinov2", "clip", "vgg16"):
         config.guidance[name] = f"weights/{name}.safetensors"
-    config.guidance.proxies = ("runs/medium",)
+    config.guidance.prompts = "runs/perceive_ir_stage1/prompts.safetensors"
 
     config.evaluation = ConfigDict()
     config.evaluation.images = "photos:validation"

@@ -3,11 +3,10 @@
     python -m cir_jax.main --config=configs/perceive_ir_compression.py
     python -m cir_jax.main --config=configs/perceive_ir_compression.py:full
 
-The paper knows no compression. The first command trains the reduced form, which needs
-no foreign weights: no semantic guidance and two losses of four. The second has all of
-them, from the files below and stage 1 (configs/perceive_ir_stage1.py).
+The first command trains the reduced form: no semantic guidance, two losses of four. The
+second wants the files under guidance and stage 1, see README.md.
 
-Hardware: one GPU of 80 GB. Hours and score: not measured.
+Hardware: one GPU. Hours and score: not measured.
 """
 
 from ml_collections import ConfigDict
@@ -50,8 +49,7 @@ def get_config(form: str = "reduced") -> ConfigDict:
     config.data = ConfigDict()
     config.data.records = "data/traditional"
     config.data.encode = (
-        "cir encode --source DF2K --recipe ucsr-traditional --crop 512 --workers 16 "
-        "--out {records}"
+        "cir encode --source DF2K --recipe ucsr-traditional --crop 512 --out {records}"
     )
     config.data.encode_if_missing = False
     config.data.recipe = ""
@@ -63,8 +61,10 @@ def get_config(form: str = "reduced") -> ConfigDict:
     config.data.workers = 16
 
     config.guidance = ConfigDict({"proxies": (), "medium": ""})
-    for name in ("dinov2", "clip", "prompts", "vgg16"):
+    for name in ("dinov2", "clip", "vgg16"):
         config.guidance[name] = f"weights/{name}.safetensors" if full else ""
+    stage1 = "runs/perceive_ir_stage1/prompts.safetensors"
+    config.guidance.prompts = stage1 if full else ""
 
     config.evaluation = ConfigDict()
     config.evaluation.images = "photos:validation"

@@ -21,10 +21,9 @@ for name, value in CACHE.items():
 
 
 def pytest_configure(config):
-    """Most tests wait for programs to compile; what runs for long is a slow one."""
-    if "not slow" in config.option.markexpr:
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} {UNOPTIMISED}".strip()
+    """Most tests wait for programs to compile, few for them to run."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} {UNOPTIMISED}".strip()
 
 
 def pytest_collection_modifyitems(items):
