@@ -58,7 +58,7 @@ def load(
         # Of its two towers a step needs one: the prompts' embeddings do not change.
         networks["clip"] = clip.load(files.clip, dtype=dtype)
         context = prompts.read_prompts(files.prompts)
-        frozen["prompts"] = np.asarray(networks["clip"].prompt_embedding(context))
+        frozen["prompts"] = clip.embed_prompts(networks["clip"], context)
         # These do not change, so that of its two towers a step needs one.
         del networks["clip"].text, networks["clip"].text_projection
     if files.vgg16:

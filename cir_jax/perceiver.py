@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Float32, Int32, UInt8
+from jaxtyping import Array, Float32, Int, Int32, UInt8
 from ml_collections import ConfigDict
 
 from cir_jax import experiment, image_io, optimizers, parallel, photos
@@ -110,20 +110,11 @@ class Perception:
         b, tiers, *shape = batch["tiers"].shape
         pixels = batch["tiers"].reshape(b * tiers, *shape) / jnp.float32(255)
         embedded = encoder.image_embedding(pixels).reshape(b, tiers, -1)
-        logits = quality_logits(encoder, model.context[...], embedded)
+        towards = encoder.prompt_embedding(model.context[...])
+        logits = jnp.exp(encoder.logit_scale[...]) * (embedded @ towards.T)
         labels = jnp.broadcast_to(jnp.arange(tiers), (b, tiers))
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean(), {"accuracy": jnp.mean(logits.argmax(-1) == labels)}
-
-
-def quality_logits(
-    encoder: clip.CLIP,
-    context: Float[Array | np.ndarray, "3 n width"],
-    embedded: Float[Array | np.ndarray, "*b d"],
-) -> Float32[Array, "*b 3"]:
-    """How much each quality fits, by CLIP: cosines times its scale."""
-    towards = encoder.prompt_embedding(context)
-    return jnp.exp(encoder.logit_scale[...]) * (embedded @ towards.T)
 
 
 def train_and_evaluate(
@@ -188,8 +179,8 @@ def train_and_evaluate(
         if parallel.is_first():
             provenance = {"step": str(step), "config": config.to_json_best_effort()}
             prompts.write_prompts(workdir / WEIGHTS, average, provenance)
-        logits = quality_logits(encoder, average, held_out)
-        scores = confusion(np.asarray(logits.argmax(-1)))
+        cosines = held_out @ clip.embed_prompts(encoder, average).T
+        scores = confusion(cosines.argmax(-1))
         accuracy = scores["accuracy"]
         text = f"{accuracy:.1%} of {3 * len(held_out)} held-out patches are right"
         return Scored("accuracy", accuracy, text, scores["rows"], scores)
@@ -313,7 +304,7 @@ def embed(encoder: clip.CLIP, tiers: Iterator[Tiers]) -> Float32[np.ndarray, "n 
     return embedded[:count].reshape(count // 3, 3, -1)
 
 
-def confusion(told: Int32[np.ndarray, "n 3"]) -> dict[str, Any]:
+def confusion(told: Int[np.ndarray, "n 3"]) -> dict[str, Any]:
     """How often patches of each tier are told to be of each.
 
     Args:

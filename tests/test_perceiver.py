@@ -41,13 +41,13 @@ def stage1(files):
     config.model.context = 8
     config.dtype = "float32"
     config.batch_size = 16
-    config.steps = 200
+    config.steps = 100
     config.optimizer.learning_rate = 5e-2
     config.data.patch = PATCH
     config.data.workers = 0
     config.data.tasks = ("jpeg 5", "jpeg 10")
     config.evaluation.qualities = (5, 10)
-    config.evaluation.every = config.checkpoint.every = 100
+    config.evaluation.every = config.checkpoint.every = 50
     config.guidance.clip = files["clip"]
     return config
 
@@ -60,7 +60,7 @@ def test_prompts_tell_three_qualities_of_held_out_photographs(
     encoded = ["encode", "--quality", "5,10", "--crop", "160", "--stride", "160"]
     assert cli.run([*encoded, "--out", str(tmp_path / "records")]) == cli.DONE
     brief = small_config(tmp_path / "records", validation)
-    brief.steps = brief.evaluation.every = brief.checkpoint.every = 300
+    brief.steps = brief.evaluation.every = brief.checkpoint.every = 150
     brief.batch_size = 4
     train_and_evaluate(brief, tmp_path / "medium")
     tiers = ["tiers", str(tmp_path / "records"), "-o", str(tmp_path / "tiers")]
@@ -146,7 +146,7 @@ def test_held_out_patches_are_side_by_side_in_three_qualities(tmp_path):
 
 
 def test_what_patches_are_told_to_be_is_counted():
-    scores = perceiver.confusion(np.array([[0, 1, 2], [1, 1, 2]], np.int32))
+    scores = perceiver.confusion(np.array([[0, 1, 2], [1, 1, 2]]))
     assert scores["accuracy"] == pytest.approx(5 / 6)
     first = {"tier": "terrible", "patches": 2}
     assert scores["rows"][0] == first | dict(terrible=1, mediocre=1, excellent=0)

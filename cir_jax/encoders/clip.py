@@ -8,10 +8,12 @@ Radford et al., Learning Transferable Visual Models From Natural Language Superv
 import os
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from math import isqrt
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -163,6 +165,19 @@ class CLIP(nnx.Module):
             ],
             np.int32,
         )
+
+
+def embed_prompts(
+    encoder: CLIP, context: Float[Array | np.ndarray, "p n c"]
+) -> Float32[np.ndarray, "p d"]:
+    """`CLIP.prompt_embedding` as one program; see there for arguments and errors."""
+    graphdef, params = nnx.split(encoder)
+    return np.asarray(_embed_prompts(graphdef, params, context))
+
+
+@partial(jax.jit, static_argnums=0)
+def _embed_prompts(graphdef: nnx.GraphDef, params: Any, context: Array) -> Array:
+    return nnx.merge(graphdef, params).prompt_embedding(context)
 
 
 def load(

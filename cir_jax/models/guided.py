@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 
 from cir_jax import models
 from cir_jax.errors import UserError
@@ -34,7 +35,7 @@ class Guided(RestorationModel):
 
     def __init__(
         self,
-        network: Mapping[str, Any],
+        network: Mapping[str, Any] | ConfigDict,
         content_dim: int = 128,
         semantics: str = "dinov2",
         semantic_dim: int = 768,
