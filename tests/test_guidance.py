@@ -132,10 +132,11 @@ def test_every_term_has_a_gradient_of_its_own(config, model, loss):
         assert np.isfinite(largest) and largest > 0, name
 
 
+@pytest.mark.slow
 def test_a_guided_network_restores_what_it_is_shown(files, photographs, tmp_path):
     model = build_model(MODEL, nnx.Rngs(0))
     weights.save(tmp_path / "guided.safetensors", model, {})
-    image = photographs["coffee"][:40, :24]
+    image = photographs["coffee"][:40, :40]
     image_io.write_png(tmp_path / "image.png", image)
     command = ["restore", str(tmp_path / "image.png"), "-o", str(tmp_path / "out")]
     command += ["--weights", str(tmp_path / "guided.safetensors")]

@@ -23,6 +23,7 @@ def test_tiny_network_equals_the_official_one_at_every_stage():
     )
 
 
+@pytest.mark.slow
 def test_full_network_equals_the_official_one():
     assert_equals_official("promptcir_full", 0)
 
@@ -32,6 +33,8 @@ def test_each_variant_has_its_size_and_keeps_the_images_shape(variant):
     model = abstract_model({"name": "promptcir", "variant": variant})
     graph, state = nnx.split(model)
     assert sum(x.size for x in jax.tree.leaves(state)) == PARAMETERS[variant]
+    if variant != "XT":  # the others differ in sizes alone
+        return
 
     assert model.scale == 1
     m = model.multiple

@@ -21,7 +21,6 @@ PARAMETERS = {"base": 26_126_644, "S": 6_676_132, "T": 1_590_678, "XT": 237_023}
     [
         ("restormer_tiny", 6),
         ("restormer_biasfree_tiny", 2),
-        pytest.param("restormer_full", 0, marks=pytest.mark.slow),
     ],
 )
 def test_the_network_equals_the_official_one(golden, taps):
