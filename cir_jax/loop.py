@@ -135,7 +135,6 @@ def run(
     )
     size, moving = _sizes(training.params, config.trainable)
     frozen = parallel.on_all(training.frozen, mesh)
-    training = training._replace(params={}, frozen={})  # the devices have their own
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
     if checkpoints.steps:
@@ -243,7 +242,7 @@ def _check_same_experiment(workdir: Path, config: ConfigDict) -> None:
     fields = ("model", "seed", "batch_size", "loss", "ema_decay", "init_from")
     fields += ("trainable",)
     fields += ("data.records", "data.recipe", "data.patch", "data.grid_phase")
-    fields += ("data.qualities", "data.tasks")
+    fields += ("data.qualities", "data.tasks", "guidance")
     for field in fields:
         try:
             before, now = (

@@ -65,7 +65,7 @@ class Restoration:
         guides: the structure of every frozen network by its name in `frozen`, where
             its parameters are; see guidance.py.
         applies: for each proxy the tasks that it restores, as numbers.
-        renew_every: steps after which the reference is measured again.
+        renew_every: steps after which the reference is measured again; 0 for never.
     """
 
     terms: tuple[tuple[float, str], ...]
@@ -94,7 +94,7 @@ class Restoration:
         frozen: Mapping[str, Any],
     ) -> dict[str, Array]:
         """The reference, measured afresh on the same patches once an epoch."""
-        if REFERENCE not in memory:
+        if not self.renew_every or REFERENCE not in memory:
             return memory
 
         def measured(patches: Mapping[str, Array]) -> Float32[Array, ""]:
@@ -129,7 +129,7 @@ class Restoration:
             )
 
         def clip_quality() -> Float32[Array, ""]:
-            clip = self._frozen("clip", frozen)
+            clip = self.guide("clip", frozen)
             embedded = clip.image_embedding(_rgb(jnp.clip(restored, 0, 1)))
             return perception_losses.clip_quality(embedded @ frozen["prompts"].T)
 
@@ -143,7 +143,7 @@ class Restoration:
                 )
                 for image, tasks in zip(proxies, self.applies, strict=True)
             ]
-            features = self._frozen("vgg16", frozen).features
+            features = self.guide("vgg16", frozen).features
             ours, others, worse, *proxied = (
                 features(_rgb(jnp.clip(image, 0, 1)))
                 for image in (restored, clean, degraded, *proxies)
@@ -165,11 +165,14 @@ class Restoration:
         return sum(weight * values[name] for weight, name in self.terms), metrics
 
     def alone(self) -> "Restoration":
-        """With the terms that ask no frozen networks."""
+        """With the terms that ask no frozen networks, and no semantics but zeros."""
         terms = tuple(term for term in self.terms if term[1] in LOSSES)
-        return dataclasses.replace(self, terms=terms)
+        if terms == self.terms and not self.guides:
+            return self
+        return dataclasses.replace(self, terms=terms, guides={}, renew_every=0)
 
-    def _frozen(self, name: str, frozen: Mapping[str, Any]) -> Any:
+    def guide(self, name: str, frozen: Mapping[str, Any]) -> Any:
+        """A frozen network with its parameters."""
         return nnx.merge(self.guides[name], frozen[name])
 
     def _told(
@@ -181,8 +184,10 @@ class Restoration:
     ) -> dict[str, Array]:
         """What the network is told beside the images."""
         told = {"codec": batch["codec"]} if "codec" in batch else {}
-        if model.semantic_dim:
-            dinov2 = self._frozen("dinov2", frozen)
+        if model.semantic_dim and not self.guides:  # see `alone`
+            told["semantics"] = jnp.zeros((4, len(degraded), model.semantic_dim))
+        elif model.semantic_dim:
+            dinov2 = self.guide("dinov2", frozen)
             told["semantics"] = dinov2.semantics(_rgb(degraded))
         return told
 
@@ -192,8 +197,7 @@ class Restoration:
         """What the proxies make of the patches."""
         names = [f"proxy{i}" for i in range(len(self.applies))]
         return [
-            jax.lax.stop_gradient(self._frozen(name, frozen)(degraded))
-            for name in names
+            jax.lax.stop_gradient(self.guide(name, frozen)(degraded)) for name in names
         ]
 
 

@@ -3,6 +3,7 @@
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float32
@@ -31,7 +32,8 @@ class SemanticEncoder:
         if not isinstance(encoder, nnx.Module):
             encoder = dinov2.load(encoder)
         check_semantics(encoder, model, origin)
-        graphdef, self._params = nnx.split(encoder, nnx.Param)
+        graphdef, params = nnx.split(encoder, nnx.Param)
+        self._params = jax.tree.map(jnp.asarray, params)  # on the device, once
 
         @jax.jit
         def tokens(params, image):

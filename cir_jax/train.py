@@ -123,13 +123,9 @@ def train_and_evaluate(
         objective = dataclasses.replace(objective, renew_every=epoch)
     graphdef, params = nnx.split(model, nnx.Param)
     params = jax.tree.map(np.asarray, nnx.to_pure_dict(params))
-    restorer = Restorer(
-        structure,
-        config.evaluation.codec if structure.known_codecs else None,
-        tile=None,
-        dinov2=config.guidance.dinov2 or None,
-    )
-    del model  # the training has its parameters
+    told = config.evaluation.codec if structure.known_codecs else None
+    shown = objective.guide("dinov2", frozen) if structure.semantic_dim else None
+    restorer = Restorer(structure, told, tile=None, dinov2=shown)
 
     # ---------------------------------------------------------------- evaluation
     def evaluate_now(step: int, state: TrainState) -> Scored:

@@ -28,7 +28,8 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """The longest files first, so that at the end no process waits for one of them."""
-    longest = ("test_ucip_quickstart.py", "test_main.py")
+    longest = ("test_ucip_quickstart.py", "test_main.py", "test_cluster.py")
+    longest += ("test_guidance.py", "test_perceiver.py", "test_train.py")
     items.sort(key=lambda item: item.path.name not in longest)
 
 

@@ -16,7 +16,6 @@ from cir_jax import plan
 from cir_jax.train_step import jit_step
 
 LOWERED = (
-    "perceive_ir_quickstart.py",
     "promptcir.py:online",
     "ucip.py:oracle",
     "ucip_prompt_tuning.py",

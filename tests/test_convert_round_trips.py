@@ -11,7 +11,7 @@ from flax import nnx
 from cir_jax import cli, convert, weights
 from cir_jax.models import abstract_model
 
-TIMES = 8
+TIMES = 10
 """That each family is drawn."""
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64)
 

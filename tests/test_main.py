@@ -156,7 +156,6 @@ def test_every_config_is_set_up_on_eight_devices_and_each_network_lowered():
     assert {name.split(":")[0] for name in parts} == {path.name for path in CONFIGS}
     lowered = {name: count for name, count in parts.items() if count}
     assert lowered == {
-        "perceive_ir_quickstart.py": 8,
         "promptcir.py:online": 8,
         "ucip.py:oracle": 8,
         "ucip_prompt_tuning.py": 8,

@@ -62,9 +62,16 @@ def test_blocks_computed_again_take_less_memory_of_a_tpu():
     assert sizes["blocks"] < 0.5 * sizes["none"]
 
 
-@pytest.mark.parametrize("name", ["promptcir", "promptir", "restormer", "ucip"])
-def test_every_network_has_blocks_that_can_be_computed_again(name):
-    model = abstract_model({"name": name, "variant": "XT"})
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"name": "perceive_ir", "semantics": "none"},
+        *({"name": name} for name in ("promptcir", "promptir", "restormer", "ucip")),
+    ],
+    ids=lambda config: config["name"],
+)
+def test_every_network_has_blocks_that_can_be_computed_again(config):
+    model = abstract_model({"variant": "XT"} | config)
     image = jnp.zeros((1, 32, 32, 3))
 
     def traced(policy):
