@@ -8,6 +8,7 @@ records of such triplets.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ DEVIATION = 0.02
 WEIGHTS, SCORES = "prompts.safetensors", "scores.json"
 TOKENIZER = "tokenizer.json"
 """What Hugging Face has beside the weights of CLIP."""
-EMBEDDED = 32
-"""Patches that are embedded at a time to be scored."""
+EMBEDDED = 16
+"""Triplets that are embedded at a time to be scored."""
 
 Tiers = UInt8[np.ndarray, "3 p p 3"]
 """A patch in low, medium and high quality."""
@@ -296,12 +297,14 @@ def embed(encoder: clip.CLIP, tiers: Iterator[Tiers]) -> Float32[np.ndarray, "n 
     def embedding(params: Any, pixels: Array) -> Array:
         return nnx.merge(graphdef, params).image_embedding(pixels / jnp.float32(255))
 
-    patches = np.concatenate(list(tiers))  # 3n p p 3
-    count = len(patches)
-    padded = np.resize(patches, (count + -count % EMBEDDED, *patches.shape[1:]))
-    parts = np.split(padded, len(padded) // EMBEDDED)
-    embedded = np.concatenate([np.asarray(embedding(params, part)) for part in parts])
-    return embedded[:count].reshape(count // 3, 3, -1)
+    parts = []
+    while patches := list(itertools.islice(tiers, EMBEDDED)):
+        pixels = np.concatenate(patches)  # 3n p p 3
+        # One program: the last part is filled up.
+        full = np.resize(pixels, (3 * EMBEDDED, *pixels.shape[1:]))
+        parts.append(np.asarray(embedding(params, full))[: len(pixels)])
+    embedded = np.concatenate(parts)
+    return embedded.reshape(len(embedded) // 3, 3, -1)
 
 
 def confusion(told: Int[np.ndarray, "n 3"]) -> dict[str, Any]:

@@ -28,15 +28,6 @@ MODEL = {
     "content_dim": 4,
     "semantic_dim": foundations.WIDTH,
 }
-RESTORMER = {
-    "name": "guided",
-    "network": {
-        "name": "restormer",
-        **{name: MODEL[name] for name in ("dim", "num_blocks", "heads")},
-    },
-    "content_dim": 4,
-    "semantics": "none",
-}
 EVERYTHING = "l1 + 0.1 contrastive + 0.05 clip_quality + 0.1 difficulty"
 
 
@@ -72,8 +63,10 @@ def config(two_tasks, validation, files):
 
 @pytest.mark.slow
 def test_all_terms_train_resume_exactly_and_leave_frozen_networks_alone(
-    config, tmp_path, capsys
+    config, tmp_path, capsys, monkeypatch
 ):
+    # What FLOPs are counted of takes as long to trace again; see the next test.
+    monkeypatch.setattr(objectives.Restoration, "alone", lambda objective: objective)
     config.steps, config.evaluation.every = 4, 4
     whole = train_and_evaluate(config, tmp_path / "whole")
     told = capsys.readouterr().err
@@ -100,15 +93,7 @@ def test_all_terms_train_resume_exactly_and_leave_frozen_networks_alone(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("model", "loss"),
-    [(MODEL, EVERYTHING), (RESTORMER, "l1 + contrastive")],
-    ids=["perceive_ir", "guided"],
-)
-def test_every_term_has_a_gradient_of_its_own(config, model, loss):
-    config.model, config.loss = model, loss
-    if loss != EVERYTHING:
-        config.guidance.update(dict.fromkeys(config.guidance, "") | {"proxies": ()})
+def test_every_term_has_a_gradient_of_its_own(config):
     model = build_model(config.model, nnx.Rngs(0))
     objective, frozen = guidance.load(config, model, objectives.from_config(config))
     graphdef, params = nnx.split(model, nnx.Param)
