@@ -16,7 +16,6 @@ from cir_jax import image_io, parallel
 from cir_jax.benchmarks import find_benchmark
 from cir_jax.compression import Compressed, Degradation, Noise
 from cir_jax.errors import UserError
-from cir_jax.image_sets import ImageFolder as ImageFolder  # found here, too
 from cir_jax.image_sets import Images, PairedFolder
 from cir_jax.peers import Peer
 from cir_jax.progress import progress_bar

@@ -78,8 +78,8 @@ def _promptcir_config(shapes: Shapes) -> dict[str, Any]:
     banks = [shapes[f"prompt{level}.prompt"] for level in (1, 2, 3)]
     return {
         "dim": dim,
-        "num_blocks": [_count(shapes, prefix) for prefix in blocks],
-        "num_refinement_blocks": _count(shapes, "refinement"),
+        "num_blocks": [count(shapes, prefix) for prefix in blocks],
+        "num_refinement_blocks": count(shapes, "refinement"),
         "heads": [
             *(shapes[f"{prefix}.0.{table}"][1] for prefix in blocks[:2]),
             *(shapes[f"{prefix}.0.attn.temperature"][0] for prefix in blocks[2:]),
@@ -99,8 +99,8 @@ def _restormer_config(shapes: Shapes) -> dict[str, Any]:
     with_bias = "latent.0.norm1.body.bias" in shapes
     return {
         "dim": shapes["patch_embed.proj.weight"][0],
-        "num_blocks": [_count(shapes, level) for level in levels],
-        "num_refinement_blocks": _count(shapes, "refinement"),
+        "num_blocks": [count(shapes, level) for level in levels],
+        "num_refinement_blocks": count(shapes, "refinement"),
         "heads": [shapes[f"{level}.0.attn.temperature"][0] for level in levels],
         "ffn_expansion": _ffn_expansion(shapes),
         "bias": "output.bias" in shapes,
@@ -125,8 +125,8 @@ def _perceive_ir_config(shapes: Shapes) -> dict[str, Any]:
     content = shapes["cfe.projection.weight"][0]
     return {
         "dim": shapes["embed.weight"][0],
-        "num_blocks": [_count(shapes, level) for level in [*plain, "latent.blocks"]],
-        "num_refinement_blocks": _count(shapes, "refinement"),
+        "num_blocks": [count(shapes, level) for level in [*plain, "latent.blocks"]],
+        "num_refinement_blocks": count(shapes, "refinement"),
         "heads": [
             shapes[name][0]
             for name in [*temperatures, "latent.blocks.0.mdta.temperature"]
@@ -140,7 +140,7 @@ def _perceive_ir_config(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def _count(shapes: Shapes, prefix: str) -> int:
+def count(shapes: Shapes, prefix: str) -> int:
     """How many blocks `prefix.0`, `prefix.1`, ... there are."""
     start = prefix.count(".") + 1
     return len({n.split(".")[start] for n in shapes if n.startswith(f"{prefix}.")})
@@ -168,7 +168,7 @@ def _ffn_expansion(shapes: Shapes) -> float:
 def _ucip_config(shapes: Shapes) -> dict[str, Any]:
     width = shapes["patch_embed.proj.weight"][0]
     codecs, bases, _, _, prompt_dim = shapes["prompts.0.prompt"]
-    depths = [_count(shapes, f"blocks.{i}") for i in range(_count(shapes, "blocks"))]
+    depths = [count(shapes, f"blocks.{i}") for i in range(count(shapes, "blocks"))]
     return {
         "width": width,
         "depths": depths,

@@ -6,7 +6,7 @@ beside the state: they get no gradient and no place in the optimizer.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,30 +33,33 @@ Batch = Mapping[str, UInt8[Array, "b *_ 3"] | Int32[Array, " b"]]
 Metrics = dict[str, Float32[Array, ""]]
 
 
-@runtime_checkable
-class Objective(Protocol):
-    """What a training step asks of an objective."""
+class Objective:
+    """What a training step asks of an objective; by itself it remembers nothing."""
 
     @property
     def memory(self) -> dict[str, Array]:
         """What it remembers between steps, before the first one: small arrays."""
+        return {}
 
     def renewed(
         self, memory: Any, step: Int32[Array, ""], model: nnx.Module, frozen: Any
     ) -> Any:
         """The memory for a step, which the steps done so far may ask to renew."""
+        return memory
+
+    def alone(self) -> "Objective":
+        """Without what frozen networks compute, for counting the model's own FLOPs."""
+        return self
 
     def __call__(
         self, model: nnx.Module, batch: Batch, frozen: Any, memory: Any
     ) -> tuple[Float32[Array, ""], Metrics]:
         """The loss of a batch, and what is logged beside it."""
-
-    def alone(self) -> "Objective":
-        """Without what frozen networks compute, for counting the model's own FLOPs."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
-class Restoration:
+class Restoration(Objective):
     """Restored patches are to be the clean ones: `config.loss`.
 
     Attributes:

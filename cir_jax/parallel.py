@@ -170,7 +170,7 @@ def on_devices(
 
 def on_all(tree: Any, mesh: Mesh) -> Any:
     """The same arrays on every device; every process gives the same."""
-    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+    return _put_on_all(mesh)(tree)
 
 
 def whole(tree: Any, mesh: Mesh) -> Any:
@@ -179,12 +179,12 @@ def whole(tree: Any, mesh: Mesh) -> Any:
     All processes must call it. What no axis of `fsdp` cuts is not copied.
     """
     if mesh.shape["fsdp"] > 1:
-        tree = _put_together(mesh)(tree)
+        tree = on_all(tree, mesh)
     return jax.tree.map(lambda array: array.addressable_data(0), tree)
 
 
 @functools.cache
-def _put_together(mesh: Mesh) -> Callable[[Any], Any]:
+def _put_on_all(mesh: Mesh) -> Callable[[Any], Any]:
     # One function for a mesh, which is compiled once, not at every evaluation.
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float32, Int, Int32, UInt8
+from jaxtyping import Array, Float32, Int, UInt8
 from ml_collections import ConfigDict
 
 from cir_jax import experiment, image_io, optimizers, parallel, photos
@@ -31,7 +31,7 @@ from cir_jax.errors import UserError, unknown
 from cir_jax.loop import Scored, Training, run, start
 from cir_jax.models import DTYPES
 from cir_jax.models.layers import normal
-from cir_jax.objectives import Batch, Metrics
+from cir_jax.objectives import Batch, Metrics, Objective
 from cir_jax.restore import Restorer
 from cir_jax.tables import markdown
 from cir_jax.train_step import TrainState
@@ -75,7 +75,7 @@ class QualityPrompts(nnx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Perception:
+class Perception(Objective):
     """Patches are to be told by their quality.
 
     Attributes:
@@ -83,21 +83,6 @@ class Perception:
     """
 
     clip: nnx.GraphDef
-
-    @property
-    def memory(self) -> dict[str, Array]:
-        """Nothing."""
-        return {}
-
-    def renewed(
-        self, memory: Any, step: Int32[Array, ""], model: nnx.Module, frozen: Any
-    ) -> Any:
-        """Nothing."""
-        return memory
-
-    def alone(self) -> "Perception":
-        """The same: without the encoders nothing is left."""
-        return self
 
     def __call__(
         self,

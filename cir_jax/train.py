@@ -28,6 +28,7 @@ from cir_jax.compression import compressions
 from cir_jax.data import manifest, pairs, recipes
 from cir_jax.data.tasks import check_tasks
 from cir_jax.errors import UserError
+from cir_jax.image_sets import ImageFolder
 from cir_jax.loop import Scored, Training, run, start
 from cir_jax.losses import CONTRASTIVE
 from cir_jax.models import DTYPES, abstract_model, build_model
@@ -84,7 +85,7 @@ def train_and_evaluate(
         experiment.records_folder(config, workdir),
         experiment.encode_command(config, workdir),
     )
-    images = evaluate.ImageFolder(photos.resolve(config.evaluation.images))
+    images = ImageFolder(photos.resolve(config.evaluation.images))
     tests = compressions(config.evaluation.codec, config.evaluation.qualities)
     structure = abstract_model(config.model, dtype=DTYPES[config.dtype])
     recipe = recipes.for_reader(config.data.recipe, contents)

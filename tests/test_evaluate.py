@@ -18,7 +18,8 @@ from cir_jax import Restorer, cli, image_io, metrics, peers
 from cir_jax.codecs import get_codec
 from cir_jax.compression import compressions
 from cir_jax.errors import UserError
-from cir_jax.evaluate import ImageFolder, evaluate
+from cir_jax.evaluate import evaluate
+from cir_jax.image_sets import ImageFolder
 from cir_jax.protocols import grey
 from cir_jax.resize import downscale, upscale
 from cir_jax.showcase import before_after

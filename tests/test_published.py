@@ -12,7 +12,8 @@ import pytest
 
 from cir_jax.benchmarks import find_benchmark
 from cir_jax.compression import compressions
-from cir_jax.evaluate import ImageFolder, evaluate
+from cir_jax.evaluate import evaluate
+from cir_jax.image_sets import ImageFolder
 
 ROWS = {
     ("LIVE1", "colour"): [

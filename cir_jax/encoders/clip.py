@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32
 from cir_jax.encoders import pixels, published
 from cir_jax.encoders.clip_transformers import ImageTransformer, TextTransformer
 from cir_jax.errors import UserError
-from cir_jax.hyper_parameters import Shapes
+from cir_jax.hyper_parameters import Shapes, count
 from cir_jax.ops.bicubic import resize_bicubic
 
 PUBLISHED = published.Encoder(
@@ -234,14 +234,14 @@ def _sizes(shapes: Shapes) -> dict[str, Any]:
             "vocabulary": vocabulary,
             "positions": shapes["text_model.embeddings.position_embedding.weight"][0],
             "width": text_width,
-            "depth": published.count(shapes, "text_model.encoder.layers"),
+            "depth": count(shapes, "text_model.encoder.layers"),
             "hidden": shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0],
         },
         "image": {
             "grid": isqrt(positions - 1),
             "patch": shapes["vision_model.embeddings.patch_embedding.weight"][3],
             "width": image_width,
-            "depth": published.count(shapes, "vision_model.encoder.layers"),
+            "depth": count(shapes, "vision_model.encoder.layers"),
             "hidden": shapes["vision_model.encoder.layers.0.mlp.fc1.weight"][0],
         },
         "width": shapes["text_projection.weight"][0],

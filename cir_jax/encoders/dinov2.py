@@ -25,7 +25,7 @@ from cir_jax.encoders.transformer import (
     patch_embedding,
 )
 from cir_jax.errors import UserError
-from cir_jax.hyper_parameters import Shapes
+from cir_jax.hyper_parameters import Shapes, count
 from cir_jax.ops.bicubic import resize_bicubic
 
 PUBLISHED = published.Encoder(
@@ -215,7 +215,7 @@ def _sizes(shapes: Shapes) -> dict[str, Any]:
     _, positions, width = shapes["embeddings.position_embeddings"]
     return {
         "width": width,
-        "depth": published.count(shapes, "encoder.layer"),
+        "depth": count(shapes, "encoder.layer"),
         "hidden": shapes["encoder.layer.0.mlp.fc1.weight"][0],
         "patch": shapes["embeddings.patch_embeddings.projection.weight"][3],
         "grid": isqrt(positions - 1),

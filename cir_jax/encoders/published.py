@@ -79,14 +79,6 @@ def sizes(
         ) from error
 
 
-def count(shapes: Shapes, prefix: str) -> int:
-    """How many different parts of names follow `prefix`, as in `prefix.0.weight`."""
-    start = f"{prefix}."
-    return len(
-        {n.removeprefix(start).split(".")[0] for n in shapes if n.startswith(start)}
-    )
-
-
 def heads_of(width: int, heads: int | None) -> int:
     """The number of attention heads: 64 channels each, where it was not told.
 

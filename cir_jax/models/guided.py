@@ -59,7 +59,7 @@ class Guided(RestorationModel):
             UserError: an unknown design or semantics, or a network that takes no guide.
         """
         self.guided = models.build_model(network, rngs, dtype=dtype)
-        if not hasattr(self.guided, "guided_widths"):
+        if not self.guided.guided_widths:
             raise UserError(
                 f"{network['name']} takes no guide: guide restormer, promptir or "
                 "promptcir"

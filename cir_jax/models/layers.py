@@ -45,6 +45,8 @@ class RestorationModel(nnx.Module):
             for each image, in training always; () for a network that is told nothing.
         semantic_dim: length of DINOv2's class tokens, of which its call's keyword
             `semantics` wants 4 for each image; 0 for a network that wants none.
+        guided_widths: widths of the maps that its call's `guide` gets, level 1 first,
+            see `Guide`; () for a network that takes none.
     """
 
     channels: int = 3
@@ -54,6 +56,7 @@ class RestorationModel(nnx.Module):
     pools: bool = False
     known_codecs: tuple[str, ...] = ()
     semantic_dim: int = 0
+    guided_widths: tuple[int, ...] = ()
 
     def codec_index(self, codec: str | int) -> int:
         """The number by which the network knows a codec, given its name or number.
@@ -183,14 +186,21 @@ class LayerNorm(nnx.Module):
 
 
 def conv3x3(
-    inputs: int, outputs: int, *, bias: bool = False, rngs: nnx.Rngs, dtype: Dtype
+    inputs: int,
+    outputs: int,
+    *,
+    bias: bool = False,
+    stride: int = 1,
+    rngs: nnx.Rngs,
+    dtype: Dtype,
 ) -> nnx.Conv:
-    """3x3 convolution that keeps the size; zeros outside."""
+    """3x3 convolution that keeps the size, or divides it by a stride; zeros outside."""
     init = conv_init(9 * inputs)
     return nnx.Conv(
         inputs,
         outputs,
         (3, 3),
+        strides=stride,
         padding=((1, 1), (1, 1)),
         use_bias=bias,
         kernel_init=init,
@@ -235,6 +245,12 @@ class Linear(nnx.Linear):
         kernel = self.kernel[:, outputs].astype(self.dtype)
         y = matmul(x.astype(self.dtype), kernel)
         return y if self.bias is None else y + self.bias[outputs].astype(self.dtype)
+
+
+def linear(inputs: int, outputs: int, **options: Any) -> Linear:
+    """A linear layer with biases and PyTorch's initialisation."""
+    init = conv_init(inputs)
+    return Linear(inputs, outputs, kernel_init=init, bias_init=init, **options)
 
 
 class PointwiseConv(Linear):
@@ -407,11 +423,6 @@ U-Net, see guided.py: given a map and its level, 1 at full resolution, the new m
 def unguided(x: Float[Array, "b h w c"], level: int) -> Float[Array, "b h w c"]:
     """The guide that changes nothing."""
     return x
-
-
-def guided_widths(dim: int) -> list[int]:
-    """Widths of what a `Guide` gets: Restormer's level 1 is as wide as its level 2."""
-    return [2 * dim, 2 * dim, 4 * dim, 8 * dim]
 
 
 def join(

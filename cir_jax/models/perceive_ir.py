@@ -43,14 +43,13 @@ from cir_jax.models.layers import (
     DepthwiseConv,
     Downsample,
     LayerNorm,
-    Linear,
     PointwiseConv,
     RestorationModel,
     Upsample,
     check_heads,
     conv3x3,
-    conv_init,
     join,
+    linear,
     parts,
     transformer_blocks,
 )
@@ -78,8 +77,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 DESIGNS = ("released", "paper")
 SEMANTICS = ("dinov2", "none")
 LEVELS = 4
-SLOPE = 0.01
-"""Of LeakyReLU below 0, PyTorch's default."""
 
 
 class PerceiveIR(RestorationModel):
@@ -255,17 +252,6 @@ def guidance_of(
     ]
 
 
-def leaky_relu(x: Array) -> Array:
-    """LeakyReLU with PyTorch's slope."""
-    return jax.nn.leaky_relu(x, SLOPE)
-
-
-def linear(inputs: int, outputs: int, **options: Any) -> Linear:
-    """A linear layer with PyTorch's initialisation."""
-    init = conv_init(inputs)
-    return Linear(inputs, outputs, kernel_init=init, bias_init=init, **options)
-
-
 gelu = partial(jax.nn.gelu, approximate=False)
 
 
@@ -291,7 +277,7 @@ class CFE(nnx.Module):
         widths = [channels, *(width * quarters // 4 for quarters in (1, 2, 3, 4))]
         layers: list[Any] = []
         for inputs, outputs in itertools.pairwise(widths):
-            layers.append(_half_size(inputs, outputs, **options))
+            layers.append(conv3x3(inputs, outputs, bias=True, stride=2, **options))
             layers.append(gelu if released else ResidualBlock(outputs, **options))
         self.body = nnx.Sequential(*layers)
         hidden = None if released else linear(width, width, **options)
@@ -303,27 +289,11 @@ class CFE(nnx.Module):
     ) -> Float32[Array, "b d"]:
         x = (pool or Pool())(self.body(image))[:, 0, 0]
         if self.hidden is not None:
-            x = leaky_relu(self.hidden(x))
+            x = jax.nn.leaky_relu(self.hidden(x))
         x = self.projection(x).astype(jnp.float32)
         # With the floor of torch's normalize, inside the root for the gradient at 0.
         square = jnp.sum(x * x, axis=-1, keepdims=True)
         return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
-
-
-def _half_size(inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Dtype) -> nnx.Conv:
-    """3x3 convolution to half the size."""
-    init = conv_init(9 * inputs)
-    return nnx.Conv(
-        inputs,
-        outputs,
-        (3, 3),
-        strides=2,
-        padding=((1, 1), (1, 1)),
-        kernel_init=init,
-        bias_init=init,
-        dtype=dtype,
-        rngs=rngs,
-    )
 
 
 class ResidualBlock(nnx.Module):
@@ -334,7 +304,7 @@ class ResidualBlock(nnx.Module):
         self.conv2 = conv3x3(channels, channels, bias=True, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        return x + self.conv2(leaky_relu(self.conv1(x)))
+        return x + self.conv2(jax.nn.leaky_relu(self.conv1(x)))
 
 
 class PGM(nnx.Module):

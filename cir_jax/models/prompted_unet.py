@@ -15,7 +15,6 @@ from cir_jax.models.layers import (
     TransformerBlock,
     Upsample,
     conv3x3,
-    guided_widths,
     join,
     transformer_blocks,
     unguided,
@@ -38,11 +37,6 @@ class PromptedUNet(RestorationModel):
     """
 
     scale = 1
-
-    @property
-    def guided_widths(self) -> list[int]:
-        """Widths of the maps that a `guide` gets, level 1 first."""
-        return guided_widths(self.dim)
 
     def __init__(
         self,
@@ -75,6 +69,7 @@ class PromptedUNet(RestorationModel):
         biased: Mapping[str, Any] = {"bias": bias, **options}
         block: Mapping[str, Any] = {"norm": norm, **biased}
         widths = [dim, 2 * dim, 4 * dim, 8 * dim]
+        self.guided_widths = (widths[1], *widths[1:])
 
         def prompt(level: int) -> tuple[nnx.Module, TransformerBlock, PointwiseConv]:
             # What comes out has the width that the next "up" layer expects.

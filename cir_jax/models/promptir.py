@@ -19,10 +19,9 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from cir_jax.models.layers import (
-    Linear,
     PointwiseConv,
     conv3x3,
-    conv_init,
+    linear,
     transformer_blocks,
     uniform,
 )
@@ -169,10 +168,7 @@ class PromptBlock(nnx.Module):
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
         bank = uniform(0.0, 1.0)(rngs.params(), (length, size, size, width))
         self.prompt_param = nnx.Param(bank)
-        init = conv_init(channels)
-        self.linear_layer = Linear(
-            channels, length, kernel_init=init, bias_init=init, **options
-        )
+        self.linear_layer = linear(channels, length, **options)
         self.conv3x3 = conv3x3(width, width, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w width"]:

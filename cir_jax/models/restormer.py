@@ -22,7 +22,6 @@ from cir_jax.models.layers import (
     RestorationModel,
     Upsample,
     conv3x3,
-    guided_widths,
     join,
     transformer_blocks,
     unguided,
@@ -50,11 +49,6 @@ class Restormer(RestorationModel):
 
     scale = 1
     multiple = 8
-
-    @property
-    def guided_widths(self) -> list[int]:
-        """Widths of the maps that a `guide` gets, level 1 first."""
-        return guided_widths(self.dim)
 
     def __init__(
         self,
@@ -100,6 +94,7 @@ class Restormer(RestorationModel):
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
         biased: Mapping[str, Any] = {"bias": bias, **options}
         widths = [dim, 2 * dim, 4 * dim, 8 * dim]
+        self.guided_widths = (widths[1], *widths[1:])
 
         def blocks(width: int, depth: int, heads: int) -> nnx.Sequential:
             return transformer_blocks(
