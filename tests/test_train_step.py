@@ -57,9 +57,9 @@ def test_blocks_computed_again_give_the_same_step():
 def test_blocks_computed_again_take_less_memory_of_a_tpu():
     """Of a CPU they do not: its compiler computes nothing twice."""
     pytest.importorskip("libtpu")
-    sizes = printed("aot_rematerialise.py", XLA_FLAGS="")  # optimised, as it runs
-    assert sizes["blocks"] < sizes["products"] < sizes["none"]
-    assert sizes["blocks"] < 0.5 * sizes["none"]
+    sizes = printed("aot_rematerialise.py")
+    assert sizes["blocks"] < 0.5 * sizes["products"]
+    assert sizes["products"] < 1.01 * sizes["none"]  # less by some libtpu, not by all
 
 
 @pytest.mark.parametrize(
