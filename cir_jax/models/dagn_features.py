@@ -1,0 +1,348 @@
+# ruff: noqa: D102  (what a layer does when called is its class docstring)
+"""What compression does not change in an image, and what it does: two auto-encoders.
+
+The first stage of DAGN (Ma, Zhao, Peng, Tian, "Sensitivity Decouple Learning for Image
+Compression Artifacts Reduction", 2405.09291). No code was ever released and only the
+abstract's ideas are known here; every width, loss and layer below is a stand-in built
+on them, not the paper's network:
+
+* the compression-insensitive auto-encoder makes the original of the compressed image
+  and of the original alike, while a discriminator learns to tell their codes apart and
+  the encoder learns to let it not;
+* the compression-sensitive one makes the compressed image again, and from its code a
+  head tells codec and quality.
+
+decoupling.py has the losses. As a restorer it answers with what the insensitive
+auto-encoder reconstructs.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.typing import Dtype
+from jaxtyping import Array, Float, Float32
+
+from cir_jax.errors import UserError
+from cir_jax.models.layers import (
+    Block,
+    PointwiseConv,
+    RestorationModel,
+    conv3x3,
+    linear,
+)
+from cir_jax.models.pooling import Pool
+from cir_jax.ops.pixel_shuffle import pixel_shuffle, pixel_unshuffle
+from cir_jax.ops.spectral_norm import spectral_norm
+
+SCALES = 3
+"""Of the features: a half, a quarter and an eighth of the image's sides."""
+NO_CODEC = "none"
+"""What an image that no codec has touched is told to be."""
+PLAYER = "discriminator"
+"""The attribute whose parameters play against all others."""
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "XT": {"feature_dim": 16, "feature_blocks": 1},
+}
+
+Maps = list[Float[Array, "b _ _ _"]]
+"""Features at a half, a quarter and an eighth of an image's height and width."""
+
+
+class Identified(NamedTuple):
+    """What the head tells of images.
+
+    Attributes:
+        logits: of no codec, then of each codec that it knows.
+        qualities: for each codec, were it that: 0 for its worst picture, 1 for its
+            best; not clipped.
+    """
+
+    logits: Float32[Array, "b n+1"]
+    qualities: Float32[Array, "b n"]
+
+
+class CodecScale(NamedTuple):
+    """A codec's name, and its qualities that count as 0 and 1."""
+
+    name: str
+    worst: int
+    best: int
+
+
+def codec_scales(texts: Sequence[str]) -> tuple[CodecScale, ...]:
+    """Reads the codecs that a head tells apart, such as "jpeg 1 100" or "hevc 51 0".
+
+    Raises:
+        UserError: none at all, one twice, or one is not NAME WORST BEST.
+    """
+    scales = []
+    for text in texts:
+        try:
+            name, *ends = text.split()
+            worst, best = map(int, ends)
+        except ValueError:
+            name, worst, best = "", 0, 0
+        if worst == best or name in (NO_CODEC, *(scale.name for scale in scales)):
+            raise UserError(
+                f"config.model.codecs={list(texts)}: give each codec once, as NAME "
+                "WORST BEST with its qualities, such as 'jpeg 1 100' or 'hevc 51 0'"
+            )
+        scales.append(CodecScale(name, worst, best))
+    if not scales:
+        raise UserError("config.model.codecs is empty: name one at least")
+    return tuple(scales)
+
+
+class DAGNFeatures(RestorationModel):
+    """Both auto-encoders, the quality head and, if wanted, the discriminator."""
+
+    scale = 1
+    multiple = 2**SCALES
+
+    def __init__(
+        self,
+        feature_dim: int = 64,
+        feature_blocks: int = 2,
+        codecs: Sequence[str] = ("jpeg 1 100",),
+        adversarial: bool = True,
+        channels: int = 3,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Dtype = jnp.float32,
+    ):
+        """Builds the networks.
+
+        Args:
+            feature_dim: channels of the features at half resolution; twice and four
+                times as many at the next.
+            feature_blocks: residual blocks at each scale of encoders and decoders.
+            codecs: those that the head tells apart, see `codec_scales`.
+            adversarial: whether there is a discriminator.
+            channels: of the images.
+            rngs: where the initial parameters come from.
+            dtype: type to compute in.
+        """
+        self.feature_dim, self.feature_blocks = feature_dim, feature_blocks
+        self.codecs = tuple(codecs)
+        self.adversarial, self.channels = adversarial, channels
+        sizes = (channels, feature_dim, feature_blocks)
+        options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
+        self.insensitive = InsensitiveEncoder(*sizes, **options)
+        self.insensitive_image = ToImage(channels, feature_dim, **options)
+        self.sensitive = SensitiveEncoder(*sizes, self.codecs, **options)
+        self.sensitive_decoder = Decoder(feature_dim, feature_blocks, **options)
+        self.sensitive_image = ToImage(channels, feature_dim, **options)
+        code_dim = feature_dim << (SCALES - 1)
+        self.discriminator = Discriminator(code_dim, **options) if adversarial else None
+
+    def __call__(self, image: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """What the insensitive auto-encoder takes for the originals of images.
+
+        Args:
+            image: in [0, 1]; height and width multiples of 8.
+
+        Raises:
+            UserError: height or width is no such multiple.
+        """
+        self.check_size(image)
+        return self.insensitive_image(self.insensitive(image)[0])
+
+
+class InsensitiveEncoder(nnx.Module):
+    """Images to maps of what compression does not change.
+
+    They are what a decoder makes of the code alone, without skips: the encoder's own
+    larger maps have seen the artefacts, and no discriminator has seen them.
+    """
+
+    def __init__(
+        self, channels: int, dim: int, depth: int, *, rngs: nnx.Rngs, dtype: Dtype
+    ):
+        options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
+        self.encoder = Encoder(channels, dim, depth, **options)
+        self.decoder = Decoder(dim, depth, **options)
+
+    def __call__(self, image: Float[Array, "b h w c"]) -> Maps:
+        return self.decoder(self.encoder(image)[-1])
+
+
+class SensitiveEncoder(nnx.Module):
+    """Images to maps of how they were compressed, and its head."""
+
+    def __init__(
+        self,
+        channels: int,
+        dim: int,
+        depth: int,
+        codecs: Sequence[str],
+        *,
+        rngs: nnx.Rngs,
+        dtype: Dtype,
+    ):
+        options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
+        self.encoder = Encoder(channels, dim, depth, **options)
+        count = len(codec_scales(codecs))
+        self.head = QualityHead(dim << (SCALES - 1), count, **options)
+
+    def __call__(self, image: Float[Array, "b h w c"]) -> Maps:
+        return self.encoder(image)
+
+    def identify(self, image: Float[Array, "b h w c"]) -> Identified:
+        """Codec and quality of images in [0, 1], sides multiples of 8."""
+        return self.head(self.encoder(image)[-1])
+
+
+class Encoder(nnx.Module):
+    """A stem, then at each scale a convolution of stride 2 and residual blocks."""
+
+    def __init__(
+        self, channels: int, dim: int, depth: int, *, rngs: nnx.Rngs, dtype: Dtype
+    ):
+        options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
+        self.stem = conv3x3(channels, dim, bias=True, **options)
+        widths = [dim, *(dim << level for level in range(SCALES))]
+        self.down = nnx.List(
+            conv3x3(before, after, bias=True, stride=2, **options)
+            for before, after in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.blocks = nnx.List(
+            residual_blocks(width, depth, **options) for width in widths[1:]
+        )
+
+    def __call__(self, image: Float[Array, "b h w c"]) -> Maps:
+        x, maps = jax.nn.relu(self.stem(image)), []
+        for down, blocks in zip(self.down, self.blocks, strict=True):
+            x = blocks(down(x))
+            maps.append(x)
+        return maps
+
+
+class Decoder(nnx.Module):
+    """The encoder's mirror image: the smallest map to maps at every scale."""
+
+    def __init__(self, dim: int, depth: int, *, rngs: nnx.Rngs, dtype: Dtype):
+        options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
+        widths = [dim << level for level in range(SCALES)]
+        self.blocks = nnx.List(
+            residual_blocks(width, depth, **options) for width in widths
+        )
+        self.up = nnx.List(Up(width, width // 2, **options) for width in widths[1:])
+
+    def __call__(self, code: Float[Array, "b h w d"]) -> Maps:
+        maps = [self.blocks[-1](code)]
+        for level in reversed(range(SCALES - 1)):
+            maps.insert(0, self.blocks[level](self.up[level](maps[0])))
+        return maps
+
+
+class ToImage(nnx.Module):
+    """A map at half resolution to an image."""
+
+    def __init__(self, channels: int, dim: int, *, rngs: nnx.Rngs, dtype: Dtype):
+        self.up = Up(dim, dim, rngs=rngs, dtype=dtype)
+        self.out = conv3x3(dim, channels, bias=True, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b 2*h 2*w c"]:
+        return self.out(jax.nn.relu(self.up(x)))
+
+
+class QualityHead(nnx.Module):
+    """The mean of the code, then two layers: see `Identified`."""
+
+    def __init__(self, dim: int, codecs: int, *, rngs: nnx.Rngs, dtype: Dtype):
+        options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
+        self.hidden = linear(dim, dim, **options)
+        self.out = linear(dim, 2 * codecs + 1, **options)
+
+    def __call__(self, code: Float[Array, "b h w d"]) -> Identified:
+        pooled = Pool()(code)[:, 0, 0]
+        told = self.out(jax.nn.relu(self.hidden(pooled))).astype(jnp.float32)
+        known = told.shape[-1] // 2 + 1
+        return Identified(told[:, :known], told[:, known:])
+
+
+class Discriminator(nnx.Module):
+    """Four 3x3 convolutions of stride 2, spectrally normalised, and a mean.
+
+    It gives a number for each code, large for an original's; not in [0, 1].
+    """
+
+    def __init__(self, dim: int, *, rngs: nnx.Rngs, dtype: Dtype):
+        widths = [dim, dim, dim, dim, 1]
+        self.convs = nnx.List(
+            conv3x3(before, after, bias=True, stride=2, rngs=rngs, dtype=dtype)
+            for before, after in zip(widths[:-1], widths[1:], strict=True)
+        )
+
+    @property
+    def kernels(self) -> list[Float32[Array, "3 3 c d"]]:
+        """Those that are normalised."""
+        return [conv.kernel[...] for conv in self.convs]
+
+    def __call__(
+        self,
+        code: Float[Array, "b h w d"],
+        directions: Sequence[Float32[Array, " _"]],
+    ) -> Float32[Array, " b"]:
+        """Judges codes.
+
+        Args:
+            code: of images.
+            directions: for each of `kernels`, see spectral_norm.py.
+        """
+        x = code
+        for conv, direction in zip(self.convs, directions, strict=True):
+            # The convolution of a kernel divided by its norm.
+            norm = spectral_norm(conv.kernel[...], direction).astype(x.dtype)
+            bias = conv.bias[...].astype(x.dtype)
+            x = (conv(x) - bias) / norm + bias
+            if conv.out_features > 1:
+                x = jax.nn.leaky_relu(x, 0.2)
+        return x.mean(axis=(1, 2, 3), dtype=jnp.float32)
+
+
+class Up(nnx.Module):
+    """Twice the resolution: a transposed convolution, 2x2 of stride 2."""
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Dtype):
+        options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
+        self.conv = PointwiseConv(inputs, 4 * outputs, bias=True, **options)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w d"]:
+        return pixel_shuffle(self.conv(x))
+
+
+class Down(nnx.Module):
+    """Half the resolution: a convolution, 2x2 of stride 2."""
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Dtype):
+        options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
+        self.conv = PointwiseConv(4 * inputs, outputs, bias=True, **options)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 d"]:
+        return self.conv(pixel_unshuffle(x))
+
+
+class ResidualBlock(Block):
+    """x + conv(relu(conv(x)))."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: Dtype):
+        options: Mapping[str, Any] = {"bias": True, "rngs": rngs, "dtype": dtype}
+        self.conv1 = conv3x3(channels, channels, **options)
+        self.conv2 = conv3x3(channels, channels, **options)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        return x + self.conv2(jax.nn.relu(self.conv1(x)))
+
+
+def residual_blocks(channels: int, depth: int, **options: Any) -> nnx.Sequential:
+    """`depth` residual blocks one behind the other, with the options of one."""
+    return nnx.Sequential(*(ResidualBlock(channels, **options) for _ in range(depth)))
+
+
+Model = DAGNFeatures
