@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import optax
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 from cir_jax import hardware, parallel
 from cir_jax.hardware import count
 from cir_jax.objectives import Objective
+from cir_jax.optimizers import Turn
 from cir_jax.train_step import TrainState, jit_step
 
 
@@ -90,7 +90,7 @@ def lowered_step(
     config: ConfigDict,
     graphdef: nnx.GraphDef,
     objective: Objective,
-    transformation: optax.GradientTransformation,
+    turns: Sequence[Turn],
     mesh: Mesh,
     state: TrainState,
     batch: Mapping[str, jax.ShapeDtypeStruct],
@@ -107,13 +107,13 @@ def lowered_step(
         config: the experiment.
         graphdef: of the model.
         objective: see objectives.py.
-        transformation: the optimizer.
+        turns: see `optimizers.turns`.
         mesh: see `parallel.make_mesh`.
         state: of arrays or their shapes.
         batch: the shapes of one.
         frozen: the objective's arrays or their shapes.
     """
-    step = jit_step(config, graphdef, objective, transformation, mesh, state)
+    step = jit_step(config, graphdef, objective, turns, mesh, state)
     lowered = step.lower(state, batch, frozen)
     plain, alone = ConfigDict(config), objective.alone()
     plain.accumulate, plain.rematerialise = 1, "none"
@@ -128,7 +128,7 @@ def lowered_step(
     state, frozen = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, frozen)
     )
-    on_cpu = jit_step(plain, graphdef, alone, transformation, mesh, state)
+    on_cpu = jit_step(plain, graphdef, alone, turns, mesh, state)
     return lowered, _flops(on_cpu.lower(state, batch, frozen))
 
 

@@ -54,6 +54,10 @@ FIELDS: dict[str, Any] = {
         "weight_decay": float,
         "clip_norm": float,
     },
+    # a second player, the discriminator of dagn_features: whether its "updates" are
+    # "none", "alternating" with the others' or "simultaneous", and its learning rate,
+    # all else being as for the others, see optimizers.turns
+    "adversary": {"updates": str, "learning_rate": float},
     "data": {
         # the records folder; {workdir} stands for the workdir
         "records": str,
@@ -118,6 +122,7 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "rematerialise": ("none", "products", "blocks"),
     "optimizer.name": ("adamw", "adam", "lion"),
+    "adversary.updates": ("none", "alternating", "simultaneous"),
     "optimizer.decay": ("cosine", "step", "constant"),
     "data.grid_phase": ("aligned", "random"),
 }

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -46,7 +45,7 @@ class Training(NamedTuple):
         params: its parameters before the first step, a nested dict.
         objective: see objectives.py.
         frozen: the objective's arrays, see guidance.py.
-        transformation: the optimizer.
+        turns: who moves in a step, see `optimizers.turns`.
         batches_from: the batches from a `start` on, read by so many `workers`.
         contents: what they are made of, in words.
     """
@@ -58,7 +57,7 @@ class Training(NamedTuple):
     params: Mapping[str, Any]
     objective: Objective
     frozen: Mapping[str, Any]
-    transformation: optax.GradientTransformation
+    turns: Sequence[optimizers.Turn]
     batches_from: Callable[..., Iterator[Mapping[str, np.ndarray]]]
     contents: str
 
@@ -131,7 +130,7 @@ def run(
 
     # ---------------------------------------------------------------- state, or resume
     state = initial_state(
-        training.params, training.transformation, mesh, training.objective.memory
+        training.params, training.turns, mesh, training.objective.memory
     )
     size, moving = _sizes(training.params, config.trainable)
     frozen = parallel.on_all(training.frozen, mesh)
@@ -162,7 +161,7 @@ def run(
         config,
         training.graphdef,
         training.objective,
-        training.transformation,
+        training.turns,
         mesh,
         state,
         shapes,

@@ -1,9 +1,8 @@
-"""Optimizer and learning-rate schedule from a config."""
+"""Optimizers and learning-rate schedules from a config: what moves, and by which rule."""
 
-import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,30 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from cir_jax.errors import UserError, unknown
+
+
+ADVERSARY = "^discriminator/"
+"""The pattern of the parameters that play against all others."""
+
+
+class Turn(NamedTuple):
+    """Parameters that move together, after those of the turns before in a step.
+
+    Attributes:
+        rule: how they move.
+        trainable: which they are, as patterns of `trained`; all when empty. Others have
+            no state in the rule.
+    """
+
+    rule: optax.GradientTransformation
+    trainable: Sequence[str] = ()
+
+    @classmethod
+    def of(
+        cls, rule: optax.GradientTransformation, trainable: Sequence[str]
+    ) -> "Turn":
+        """The turn of some parameters, of a rule that would move all."""
+        return cls(only(rule, trainable) if trainable else rule, trainable)
 
 
 def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
@@ -68,9 +91,44 @@ def trained(params: Mapping[str, Any], patterns: Sequence[str]) -> dict[str, Any
     )
 
 
-def optimizer(
-    config: ConfigDict, steps: int, trainable: Sequence[str] = ()
+def only(
+    rule: optax.GradientTransformation, trainable: Sequence[str]
 ) -> optax.GradientTransformation:
+    """The rule for some parameters; the gradients of others come out as they are."""
+    return optax.masked(rule, lambda params: trained(params, trainable))
+
+
+def turns(config: ConfigDict) -> tuple[Turn, ...]:
+    """Who moves in a training step of an experiment, one after the other.
+
+    One turn, unless there is an adversary: `config.adversary.updates` "alternating"
+    gives the discriminator its turn first, and then all others theirs against the new
+    one; "simultaneous" moves both by the gradients at the same place.
+
+    Raises:
+        UserError: see `optimizer`; or some parameters alone are to be trained, and
+            there is an adversary.
+    """
+    rule = optimizer(config.optimizer, config.steps)
+    if config.adversary.updates == "none":
+        return (Turn.of(rule, tuple(config.trainable)),)
+    if config.trainable:
+        raise UserError(
+            f"config.trainable={tuple(config.trainable)} and an adversary: both players "
+            "are trained whole, so set it to ()"
+        )
+    ratio = config.adversary.learning_rate / config.optimizer.learning_rate
+    settings = ConfigDict(config.optimizer)
+    settings.learning_rate *= ratio
+    settings.final_learning_rate *= ratio
+    adversary = optimizer(settings, config.steps)
+    others = (f"^(?!{ADVERSARY[1:]})",)
+    if config.adversary.updates == "alternating":
+        return Turn.of(adversary, (ADVERSARY,)), Turn.of(rule, others)
+    return (Turn(optax.chain(only(adversary, (ADVERSARY,)), only(rule, others))),)
+
+
+def optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
     """AdamW, Adam or Lion after clipping by global norm, by the schedule above.
 
     Args:
@@ -78,8 +136,6 @@ def optimizer(
             off; `weight_decay` applies to parameters of two and more dimensions alone
             and is decoupled (Loshchilov and Hutter, 2019); "adam" has none.
         steps: the length of the training.
-        trainable: patterns of `trained`; other parameters stay as they are and have no
-            state here.
 
     Raises:
         UserError: Adam with a weight decay.
@@ -102,6 +158,4 @@ def optimizer(
     )
     if config.clip_norm:
         rule = optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
-    if not trainable:
-        return rule
-    return optax.masked(rule, functools.partial(trained, patterns=trainable))
+    return rule

@@ -181,7 +181,7 @@ def train_and_evaluate(
             jax.tree.map(np.asarray, nnx.to_pure_dict(params)),
             Perception(structure),
             {"clip": nnx.to_pure_dict(frozen)},
-            optimizers.optimizer(config.optimizer, config.steps, config.trainable),
+            optimizers.turns(config),
             batches_from,
             f"{len(records)} records",
         ),

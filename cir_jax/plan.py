@@ -183,7 +183,7 @@ def training(config: ConfigDict, devices: Sequence[Any] | None = None) -> tuple:
         raise UserError(f"{config.model.name} trains prompts: plans are of restorers")
     mesh = parallel.make_mesh(config.mesh.fsdp, devices)
     objective = objectives.from_config(config)
-    model, transformation, state = abstract_training(config, mesh, objective)
+    model, turns, state = abstract_training(config, mesh, objective)
     sides = {"degraded": config.data.patch, "clean": model.scale * config.data.patch}
     batch = {
         name: jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)
@@ -204,7 +204,7 @@ def training(config: ConfigDict, devices: Sequence[Any] | None = None) -> tuple:
             for name, x in batch.items()
         }
     graphdef = nnx.graphdef(model)
-    return config, graphdef, objective, transformation, mesh, state, batch, frozen
+    return config, graphdef, objective, turns, mesh, state, batch, frozen
 
 
 def compiled(

@@ -157,7 +157,7 @@ def train_and_evaluate(
             params,
             objective,
             frozen,
-            optimizers.optimizer(config.optimizer, config.steps, config.trainable),
+            optimizers.turns(config),
             batches_from,
             f"{len(records)} records",
         ),

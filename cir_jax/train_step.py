@@ -17,6 +17,7 @@ from cir_jax import optimizers, parallel
 from cir_jax.models import DTYPES, abstract_model
 from cir_jax.models.layers import RestorationModel
 from cir_jax.objectives import Batch, Objective
+from cir_jax.optimizers import Turn
 from cir_jax.rematerialise import rematerialise
 
 Step = Callable[..., tuple["TrainState", dict[str, Array]]]
@@ -33,7 +34,7 @@ class TrainState:
     Attributes:
         step: steps done, an int32 scalar.
         params: the model's parameters, a nested dict of float32 arrays.
-        opt_state: the optimizer's state.
+        opt_state: the state of each turn's rule.
         ema: exponential moving average of the parameters.
         memory: what the objective remembers between steps, see `Objective.memory`.
     """
@@ -48,9 +49,8 @@ class TrainState:
 def make_step(
     graphdef: nnx.GraphDef,
     objective: Objective,
-    transformation: optax.GradientTransformation,
+    turns: Sequence[Turn],
     ema_decay: float,
-    trainable: Sequence[str] = (),
     *,
     accumulate: int = 1,
     policy: str = "none",
@@ -58,15 +58,15 @@ def make_step(
 ) -> Step:
     """The pure training step: (state, batch, frozen) to the next state and its metrics.
 
-    `frozen` is the objective's. Parameters that are not `trainable` (see
-    `optimizers.trained`) get no gradient, so that the compiler leaves out its making.
+    `frozen` is the objective's. Each turn computes the batch anew, with what the turns
+    before have changed. Parameters that do not move in it get no gradient, so that the
+    compiler leaves out its making.
 
     Args:
         graphdef: of the model.
         objective: what is minimised, see objectives.py.
-        transformation: the optimizer.
+        turns: what moves, see `optimizers.turns`.
         ema_decay: of the average of the parameters.
-        trainable: see above; all when empty.
         accumulate: passes that a batch is computed in, one after another; the gradient
             is their mean.
         policy: what is computed again, see rematerialise.py.
@@ -86,7 +86,7 @@ def make_step(
         rematerialise(model, policy)
         return objective(model, batch, frozen, memory)
 
-    def passed(params, batch: Batch, frozen, memory):
+    def passed(trainable: Sequence[str], params, batch: Batch, frozen, memory):
         (value, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(
             params, batch, frozen, memory
         )
@@ -97,33 +97,35 @@ def make_step(
         )
         return {"loss": value} | metrics, place(gradients, cut=True)
 
-    def all_passes(params, batch: Batch, *others):
+    def all_passes(trainable: Sequence[str], params, batch: Batch, *others):
+        one_pass = functools.partial(passed, trainable)
         if accumulate == 1:
-            return passed(params, batch, *others)
+            return one_pass(params, batch, *others)
         # Every pass takes images of every device, so that none of them moves.
         passes = jax.tree.map(
             lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
         )
         first = jax.tree.map(lambda x: x[0], passes)
-        shapes = jax.eval_shape(passed, params, first, *others)
+        shapes = jax.eval_shape(one_pass, params, first, *others)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
         def add(total, part):
-            return jax.tree.map(jnp.add, total, passed(params, part, *others)), None
+            return jax.tree.map(jnp.add, total, one_pass(params, part, *others)), None
 
         total, _ = jax.lax.scan(add, zeros, passes)
         return jax.tree.map(lambda x: x / accumulate, total)
 
     def step(state: TrainState, batch: Batch, frozen: Any):
-        whole = place(state.params, cut=False)
-        memory = objective.renewed(
-            state.memory, state.step, nnx.merge(graphdef, whole), frozen
-        )
-        metrics, gradients = all_passes(whole, batch, frozen, memory)
-        updates, opt_state = transformation.update(
-            gradients, state.opt_state, state.params
-        )
-        params = optax.apply_updates(state.params, updates)
+        params, moments = state.params, []
+        model = nnx.merge(graphdef, place(params, cut=False))
+        memory = objective.renewed(state.memory, state.step, model, frozen)
+        for turn, before in zip(turns, state.opt_state, strict=True):
+            metrics, gradients = all_passes(
+                turn.trainable, place(params, cut=False), batch, frozen, memory
+            )
+            updates, after = turn.rule.update(gradients, before, params)
+            params = optax.apply_updates(params, updates)
+            moments.append(after)
         # A young average follows quickly, or it would remember the initialisation.
         age = state.step.astype(jnp.float32)
         decay = jnp.minimum(ema_decay, (1 + age) / (10 + age))
@@ -132,7 +134,9 @@ def make_step(
             lambda old, p: old + (1 - decay) * (p - old), state.ema, params
         )
         metrics |= {"gradient_norm": optax.tree.norm(gradients)}
-        return TrainState(state.step + 1, params, opt_state, ema, memory), metrics
+        return TrainState(
+            state.step + 1, params, tuple(moments), ema, memory
+        ), metrics
 
     return step
 
@@ -141,7 +145,7 @@ def jit_step(
     config: ConfigDict,
     graphdef: nnx.GraphDef,
     objective: Objective,
-    transformation: optax.GradientTransformation,
+    turns: Sequence[Turn],
     mesh: Mesh,
     state: TrainState,
 ) -> Any:
@@ -151,16 +155,15 @@ def jit_step(
         config: the experiment.
         graphdef: of the model.
         objective: see objectives.py.
-        transformation: the optimizer.
+        turns: see `optimizers.turns`.
         mesh: see `parallel.make_mesh`.
         state: of arrays or their shapes.
     """
     step = make_step(
         graphdef,
         objective,
-        transformation,
+        turns,
         config.ema_decay,
-        config.trainable,
         accumulate=config.accumulate,
         policy=config.rematerialise,
         mesh=mesh,
@@ -181,21 +184,21 @@ def jit_step(
 
 def initial_state(
     params: Mapping[str, Any],
-    transformation: optax.GradientTransformation,
+    turns: Sequence[Turn],
     mesh: Mesh,
     memory: Mapping[str, Array],
 ) -> TrainState:
     """The state before the first step, on the mesh, in memory of its own."""
     shardings = jax.tree.map(
-        lambda leaf: leaf.sharding, abstract_state(params, transformation, mesh, memory)
+        lambda leaf: leaf.sharding, abstract_state(params, turns, mesh, memory)
     )
-    initial = functools.partial(_initial, transformation)
+    initial = functools.partial(_initial, turns)
     return jax.jit(initial, out_shardings=shardings)(params, memory)
 
 
 def abstract_state(
     params: Mapping[str, Any],
-    transformation: optax.GradientTransformation,
+    turns: Sequence[Turn],
     mesh: Mesh,
     memory: Mapping[str, Any],
 ) -> TrainState:
@@ -203,11 +206,11 @@ def abstract_state(
 
     Args:
         params: a nested dict of arrays or their shapes.
-        transformation: the optimizer.
+        turns: see `optimizers.turns`.
         mesh: see `parallel.make_mesh`.
         memory: the objective's, arrays or their shapes.
     """
-    shapes = jax.eval_shape(functools.partial(_initial, transformation), params, memory)
+    shapes = jax.eval_shape(functools.partial(_initial, turns), params, memory)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=sharding
@@ -219,22 +222,20 @@ def abstract_state(
 
 def abstract_training(
     config: ConfigDict, mesh: Mesh, objective: Objective
-) -> tuple[RestorationModel, optax.GradientTransformation, TrainState]:
-    """An experiment's model, optimizer and state on a mesh, without any array."""
+) -> tuple[RestorationModel, tuple[Turn, ...], TrainState]:
+    """An experiment's model, turns and state on a mesh, without any array."""
     model = abstract_model(config.model, dtype=DTYPES[config.dtype])
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    transformation = optimizers.optimizer(
-        config.optimizer, config.steps, config.trainable
-    )
-    state = abstract_state(params, transformation, mesh, objective.memory)
-    return model, transformation, state
+    turns = optimizers.turns(config)
+    return model, turns, abstract_state(params, turns, mesh, objective.memory)
 
 
 def _initial(
-    transformation: optax.GradientTransformation,
+    turns: Sequence[Turn],
     params: Mapping[str, Any],
     memory: Mapping[str, Any],
 ) -> TrainState:
     average = jax.tree.map(jnp.copy, params)
     step = jnp.zeros((), jnp.int32)
-    return TrainState(step, params, transformation.init(params), average, memory)
+    moments = tuple(turn.rule.init(params) for turn in turns)
+    return TrainState(step, params, moments, average, memory)

@@ -3,8 +3,7 @@
     python -m cir_jax.main --config=configs/perceive_ir_compression.py
     python -m cir_jax.main --config=configs/perceive_ir_compression.py:full
 
-The first command trains the reduced form: no semantic guidance, two losses of four. The
-second wants the files under guidance and stage 1, see README.md.
+Reduced: no semantic guidance, two losses of four. The second command's files: README.md.
 
 Hardware: one GPU. Hours and score: not measured.
 """
@@ -45,6 +44,7 @@ def get_config(form: str = "reduced") -> ConfigDict:
     config.optimizer.b2 = 0.999
     config.optimizer.weight_decay = 1e-4
     config.optimizer.clip_norm = 0.0
+    config.adversary = ConfigDict({"updates": "none", "learning_rate": 0.0})
 
     config.data = ConfigDict()
     config.data.records = "data/traditional"

@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     config.optimizer.b2 = 0.99
     config.optimizer.weight_decay = 0.0
     config.optimizer.clip_norm = 1.0
+    config.adversary = ConfigDict({"updates": "none", "learning_rate": 0.0})
 
     config.data = ConfigDict()
     config.data.records = "{workdir}/records"

@@ -45,6 +45,8 @@ def get_config(stage: str = "offline") -> ConfigDict:
     config.optimizer.clip_norm = 0.0
 
     recipe = "jpeg7" if offline else "online:blind-jpeg"  # guess
+    config.adversary = ConfigDict({"updates": "none", "learning_rate": 0.0})
+
     config.data = ConfigDict()
     config.data.records = f"data/df2k-lsdir-{'jpeg7' if offline else 'clean'}"
     config.data.encode = (

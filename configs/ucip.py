@@ -3,9 +3,8 @@
     python -m cir_jax.main --config=configs/ucip.py --workdir=runs/ucip
     python -m cir_jax.main --config=configs/ucip.py:oracle --workdir=runs/ucip_oracle
 
-Known from the released code: the network, loss, optimizer, schedule, patch and data.
-Guesses, marked below: the total batch, and what the codec's number was in training. The
-first command predicts the mixture of the codecs' prompts, the second is told the codec.
+The released code says all but the total batch, and what the codec's number was: guesses,
+marked below. The second command tells the codec; the first predicts the prompts' mixture.
 
 Hardware: 8 GPUs of 80 GB or a v4-32. Hours and score: not measured.
 """
@@ -46,6 +45,7 @@ def get_config(mode: str = "blind") -> ConfigDict:
     config.optimizer.b2 = 0.99
     config.optimizer.weight_decay = 0.0
     config.optimizer.clip_norm = 0.0
+    config.adversary = ConfigDict({"updates": "none", "learning_rate": 0.0})
 
     config.data = ConfigDict()
     config.data.records = "data/ucsr"

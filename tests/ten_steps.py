@@ -14,7 +14,7 @@ from test_experiment import QUICKSTART, load
 
 from cir_jax import objectives, parallel
 from cir_jax.data import manifest, pairs
-from cir_jax.optimizers import optimizer
+from cir_jax.optimizers import turns
 from cir_jax.train_step import initial_state, jit_step
 
 records, _ = manifest.open_records(Path(sys.argv[1]), "")
@@ -23,11 +23,11 @@ config = load(QUICKSTART)
 config.batch_size = 8
 config.optimizer.warmup_steps = 0  # the full learning rate from the first step
 graphdef, params = nnx.split(tiny.light(), nnx.Param)
-transformation = optimizer(config.optimizer, config.steps)
-state = initial_state(nnx.to_pure_dict(params), transformation, mesh, {})
+moves = turns(config)
+state = initial_state(nnx.to_pure_dict(params), moves, mesh, {})
 split = parallel.batch_sharding(mesh, 8)
 objective = objectives.from_config(config)
-step = jit_step(config, graphdef, objective, transformation, mesh, state)
+step = jit_step(config, graphdef, objective, moves, mesh, state)
 batches = pairs.batches(
     records, seed=0, start=0, batch_size=8, patch=32, grid_phase="random"
 )

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from cir_jax.errors import UserError
 from cir_jax.losses import LOSSES, charbonnier, fft, l1, mse, parse_loss
-from cir_jax.optimizers import learning_rate, optimizer, trained
+from cir_jax.optimizers import Turn, learning_rate, optimizer, trained
 
 
 def config(**changes) -> ConfigDict:
@@ -104,7 +104,7 @@ def test_a_pattern_that_trains_nothing_is_refused(pattern, words):
 
 
 def test_the_optimizer_keeps_no_state_of_what_is_not_trained():
-    transformation = optimizer(config(weight_decay=0.1), 10, ("prompts",))
+    transformation = Turn.of(optimizer(config(weight_decay=0.1), 10), ("prompts",)).rule
     sizes = [leaf.size for leaf in jax.tree.leaves(transformation.init(TREE))]
     assert max(sizes) == 3
     zero = jax.tree.map(jnp.zeros_like, TREE)

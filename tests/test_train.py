@@ -22,6 +22,7 @@ from cir_jax.evaluate import evaluate
 from cir_jax.metrics_log import MetricsLog
 from cir_jax.models import abstract_model
 from cir_jax.objectives import Restoration
+from cir_jax.optimizers import Turn
 from cir_jax.train import initial_model, train_and_evaluate
 from cir_jax.train_step import TrainState, make_step
 
@@ -369,14 +370,14 @@ def test_ema_follows_quickly_at_first_and_slowly_later():
     params = nnx.to_pure_dict(params)
     transformation = optax.sgd(1e-2)
     objective = Restoration(((1.0, "l1"),))
-    step = jax.jit(make_step(graphdef, objective, transformation, 0.5))
+    step = jax.jit(make_step(graphdef, objective, [Turn(transformation)], 0.5))
     zero = jax.tree.map(jnp.zeros_like, params)
     batch = {
         name: np.random.default_rng(seed).integers(0, 256, (1, 8, 8, 3), np.uint8)
         for seed, name in enumerate(("degraded", "clean"))
     }
     for age, decay in ((0, 1 / 10), (4, 5 / 14), (1000, 0.5)):
-        moments = transformation.init(params)
+        moments = (transformation.init(params),)
         state = TrainState(jnp.int32(age), params, moments, zero, {})
         state, _ = step(state, batch, {})
         for average, value in zip(

@@ -12,6 +12,7 @@ from cir_jax import parallel, weights
 from cir_jax.models import abstract_model
 from cir_jax.models.layers import Block
 from cir_jax.objectives import Restoration
+from cir_jax.optimizers import Turn
 from cir_jax.rematerialise import rematerialise
 from cir_jax.train_step import TrainState, make_step
 
@@ -23,8 +24,8 @@ def step_of(model, **options):
     graphdef, params = nnx.split(model, nnx.Param)
     params = nnx.to_pure_dict(params)
     descent = optax.sgd(1.0)
-    state = TrainState(jnp.int32(0), params, descent.init(params), params, {})
-    step = jax.jit(make_step(graphdef, CHARBONNIER, descent, 0.5, **options))
+    state = TrainState(jnp.int32(0), params, (descent.init(params),), params, {})
+    step = jax.jit(make_step(graphdef, CHARBONNIER, [Turn(descent)], 0.5, **options))
     batch = {
         name: np.random.default_rng(seed).integers(0, 256, (4, 16, 16, 3), np.uint8)
         for seed, name in enumerate(("degraded", "clean"))

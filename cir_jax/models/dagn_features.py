@@ -16,6 +16,7 @@ decoupling.py has the losses. As a restorer it answers with what the insensitive
 auto-encoder reconstructs.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -41,8 +42,6 @@ SCALES = 3
 """Of the features: a half, a quarter and an eighth of the image's sides."""
 NO_CODEC = "none"
 """What an image that no codec has touched is told to be."""
-PLAYER = "discriminator"
-"""The attribute whose parameters play against all others."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
@@ -208,7 +207,7 @@ class Encoder(nnx.Module):
         widths = [dim, *(dim << level for level in range(SCALES))]
         self.down = nnx.List(
             conv3x3(before, after, bias=True, stride=2, **options)
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
+            for before, after in itertools.pairwise(widths)
         )
         self.blocks = nnx.List(
             residual_blocks(width, depth, **options) for width in widths[1:]
@@ -276,7 +275,7 @@ class Discriminator(nnx.Module):
         widths = [dim, dim, dim, dim, 1]
         self.convs = nnx.List(
             conv3x3(before, after, bias=True, stride=2, rngs=rngs, dtype=dtype)
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
+            for before, after in itertools.pairwise(widths)
         )
 
     @property
