@@ -33,7 +33,7 @@ FIELDS: dict[str, Any] = {
     # "products", or whole "blocks", see rematerialise.py
     "rematerialise": str,
     # terms of losses.py by plus signs, with weights: "charbonnier + 0.05 fft"; of the
-    # quality perceiver "cross_entropy"
+    # quality perceiver "cross_entropy", of dagn_features those of decoupling.py
     "loss": str,
     # of the exponential moving average that is evaluated and exported
     "ema_decay": float,
@@ -176,9 +176,13 @@ def check(config: ConfigDict) -> None:
         if config.loss != CROSS_ENTROPY:
             raise unknown(f"config.loss of {PERCEIVER}", config.loss, [CROSS_ENTROPY])
     else:
-        from cir_jax import losses  # here, because JAX takes seconds to load
+        # Here, because JAX takes seconds to load.
+        from cir_jax import decoupling, losses
 
-        losses.parse_loss(config.loss)
+        if config.model.get("name") == decoupling.MODEL:
+            losses.parse_terms(config.loss, decoupling.TERMS)
+        else:
+            losses.parse_loss(config.loss)
     if not config.evaluation.qualities:
         raise UserError("config.evaluation.qualities is empty: give one at least")
     compressions(config.evaluation.codec, config.evaluation.qualities)

@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from cir_jax import objectives, parallel, weights
+from cir_jax import parallel, weights
 from cir_jax.arguments import check_can_write
 from cir_jax.checkpoints import Checkpoints
 from cir_jax.errors import UserError
@@ -43,8 +43,7 @@ def export(
         ) from error
     config = ConfigDict(json.loads(text))
     mesh = parallel.make_mesh(1, jax.devices()[:1])
-    objective = objectives.from_config(config)
-    model, _, state = abstract_training(config, mesh, objective)
+    model, _, _, state = abstract_training(config, mesh)
     checkpoints = Checkpoints(workdir / "checkpoints", 1, read_only=True)
     with contextlib.closing(checkpoints):
         step, state = checkpoints.read(step, state)

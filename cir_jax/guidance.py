@@ -20,7 +20,7 @@ from cir_jax.errors import UserError
 from cir_jax.losses import CLIP_QUALITY, CONTRASTIVE, DIFFICULTY
 from cir_jax.models import DTYPES
 from cir_jax.models.layers import RestorationModel
-from cir_jax.objectives import REFERENCE, Restoration, parse_proxies
+from cir_jax.objectives import REFERENCE, Objective, parse_proxies
 
 REFERENCE_PATCHES = 24
 """Of each task, as released."""
@@ -29,14 +29,14 @@ MOST_BATCHES = 1000
 
 
 def load(
-    config: ConfigDict, model: RestorationModel, objective: Restoration
-) -> tuple[Restoration, dict[str, Any]]:
+    config: ConfigDict, model: RestorationModel, objective: Objective
+) -> tuple[Objective, dict[str, Any]]:
     """Reads what an experiment's objective needs beside the batch.
 
     Args:
         config: the experiment.
         model: the network that is trained; an abstract one will do.
-        objective: of the config, see `objectives.from_config`.
+        objective: of the config, see `train_step.objective_of`.
 
     Returns:
         The objective with the structure of its frozen networks, and their parameters:
@@ -69,7 +69,9 @@ def load(
     for name, network in networks.items():
         guides[name], params = nnx.split(network, nnx.Param)
         frozen[name] = jax.tree.map(np.asarray, nnx.to_pure_dict(params))
-    return dataclasses.replace(objective, guides=guides), frozen
+    if guides:
+        objective = dataclasses.replace(objective, guides=guides)
+    return objective, frozen
 
 
 def check_semantics(
@@ -93,7 +95,7 @@ def check_semantics(
         )
 
 
-def _check(config: ConfigDict, model: RestorationModel, objective: Restoration) -> None:
+def _check(config: ConfigDict, model: RestorationModel, objective: Objective) -> None:
     files, names = config.guidance, objective.names
     asked = {
         "dinov2": (model.semantic_dim > 0, "config.model.semantics='dinov2'"),

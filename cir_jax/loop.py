@@ -239,7 +239,7 @@ def _check_same_experiment(workdir: Path, config: ConfigDict) -> None:
     theirs = json.loads((workdir / CONFIG).read_text())
     ours = json.loads(config.to_json_best_effort())
     fields = ("model", "seed", "batch_size", "loss", "ema_decay", "init_from")
-    fields += ("trainable",)
+    fields += ("trainable", "adversary.updates")
     fields += ("data.records", "data.recipe", "data.patch", "data.grid_phase")
     fields += ("data.qualities", "data.tasks", "guidance")
     for field in fields:

@@ -1,6 +1,7 @@
 """Training losses: pure functions of restored and clean images, in float32."""
 
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -59,11 +60,27 @@ def parse_loss(text: str) -> tuple[tuple[float, str], ...]:
         UserError: an unknown name, a weight that is no positive number, the same name
             twice, or none of `LOSSES`.
     """
+    terms = parse_terms(text, (*LOSSES, *GUIDED))
+    if all(name in GUIDED for _, name in terms):
+        raise UserError(
+            f"config.loss={text!r} compares nothing with the clean image: add one of "
+            f"{', '.join(LOSSES)}"
+        )
+    return terms
+
+
+def parse_terms(text: str, known: Sequence[str]) -> tuple[tuple[float, str], ...]:
+    """The weights and names that a text such as "l1 + 0.05 fft" holds.
+
+    Raises:
+        UserError: an unknown name, a weight that is no positive number, or the same
+            name twice.
+    """
     terms: list[tuple[float, str]] = []
     for term in text.split("+"):
         *weight, name = term.split() or [""]
-        if name not in (*LOSSES, *GUIDED):
-            raise unknown("config.loss", name, (*LOSSES, *GUIDED))
+        if name not in known:
+            raise unknown("config.loss", name, known)
         try:
             (value,) = map(float, weight or ["1"])
         except ValueError:
@@ -71,12 +88,7 @@ def parse_loss(text: str) -> tuple[tuple[float, str], ...]:
         if not 0 < value < math.inf or name in (known for _, known in terms):
             raise UserError(
                 f"config.loss={text!r}: give each term once, as NAME or WEIGHT NAME, "
-                "with a positive number, such as 'l1 + 0.05 fft'"
+                f"with a positive number, such as '{known[0]} + 0.05 {known[-1]}'"
             )
         terms.append((value, name))
-    if all(name in GUIDED for _, name in terms):
-        raise UserError(
-            f"config.loss={text!r} compares nothing with the clean image: add one of "
-            f"{', '.join(LOSSES)}"
-        )
     return tuple(terms)

@@ -5,7 +5,7 @@ beside the state: they get no gradient and no place in the optimizer.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -34,7 +34,15 @@ Metrics = dict[str, Float32[Array, ""]]
 
 
 class Objective:
-    """What a training step asks of an objective; by itself it remembers nothing."""
+    """What training asks of an objective; by itself it remembers nothing.
+
+    Attributes:
+        names: of the terms of the loss.
+        tasks: names of the tasks that the batch's "task" numbers; () for none.
+    """
+
+    names: Set[str] = frozenset()
+    tasks: tuple[str, ...] = ()
 
     @property
     def memory(self) -> dict[str, Array]:
@@ -50,6 +58,10 @@ class Objective:
     def alone(self) -> "Objective":
         """Without what frozen networks compute, for counting the model's own FLOPs."""
         return self
+
+    def reading(self, model: nnx.Module) -> dict[str, Any]:
+        """What its batches need beside the patches: arguments of `pairs.batches`."""
+        return {}
 
     def __call__(
         self, model: nnx.Module, batch: Batch, frozen: Any, memory: Any
@@ -110,6 +122,14 @@ class Restoration(Objective):
             lambda: {REFERENCE: jax.lax.map(measured, frozen[REFERENCE])},
             lambda: memory,
         )
+
+    def reading(self, model: RestorationModel) -> dict[str, Any]:
+        """Codecs for a network that knows them, tasks, and a second patch."""
+        return {
+            "codecs": model.known_codecs,
+            "tasks": self.tasks,
+            "second": CONTRASTIVE in self.names,
+        }
 
     def __call__(
         self,
@@ -205,7 +225,7 @@ class Restoration(Objective):
 
 
 def from_config(config: ConfigDict) -> Restoration:
-    """The objective of an experiment, without its frozen networks.
+    """The objective of a restorer's training, without its frozen networks.
 
     Raises:
         UserError: see `losses.parse_loss` and `parse_proxies`.

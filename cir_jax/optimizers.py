@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules from a config: what moves, and by which rule."""
+"""Optimizers and learning-rate schedules: what moves in a step, and by which rule."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,6 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from cir_jax.errors import UserError, unknown
-
 
 ADVERSARY = "^discriminator/"
 """The pattern of the parameters that play against all others."""
@@ -30,9 +29,7 @@ class Turn(NamedTuple):
     trainable: Sequence[str] = ()
 
     @classmethod
-    def of(
-        cls, rule: optax.GradientTransformation, trainable: Sequence[str]
-    ) -> "Turn":
+    def of(cls, rule: optax.GradientTransformation, trainable: Sequence[str]) -> "Turn":
         """The turn of some parameters, of a rule that would move all."""
         return cls(only(rule, trainable) if trainable else rule, trainable)
 
@@ -114,8 +111,8 @@ def turns(config: ConfigDict) -> tuple[Turn, ...]:
         return (Turn.of(rule, tuple(config.trainable)),)
     if config.trainable:
         raise UserError(
-            f"config.trainable={tuple(config.trainable)} and an adversary: both players "
-            "are trained whole, so set it to ()"
+            f"config.trainable={tuple(config.trainable)} and an adversary: both "
+            "players are trained whole, so set it to ()"
         )
     ratio = config.adversary.learning_rate / config.optimizer.learning_rate
     settings = ConfigDict(config.optimizer)

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.experimental import topologies
 from ml_collections import ConfigDict
@@ -35,14 +34,13 @@ from cir_jax import (
     experiment,
     guidance,
     hardware,
-    objectives,
     parallel,
 )
 from cir_jax.arguments import named
 from cir_jax.cli import INTERRUPTED, WRONG_USE
+from cir_jax.data import pairs
 from cir_jax.errors import UserError, first_line
 from cir_jax.hardware import count
-from cir_jax.losses import CONTRASTIVE
 from cir_jax.objectives import REFERENCE
 from cir_jax.progress import progress_bar
 from cir_jax.tables import markdown
@@ -182,20 +180,13 @@ def training(config: ConfigDict, devices: Sequence[Any] | None = None) -> tuple:
     if experiment.trains_prompts(config):
         raise UserError(f"{config.model.name} trains prompts: plans are of restorers")
     mesh = parallel.make_mesh(config.mesh.fsdp, devices)
-    objective = objectives.from_config(config)
-    model, turns, state = abstract_training(config, mesh, objective)
-    sides = {"degraded": config.data.patch, "clean": model.scale * config.data.patch}
-    batch = {
-        name: jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)
-        for name, side in sides.items()
-    }
-    numbers = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
-    batch |= {"codec": numbers} if model.known_codecs else {}
-    batch |= {"task": numbers} if objective.tasks else {}
-    if CONTRASTIVE in objective.names:
-        batch["second"] = batch["degraded"]
+    model, objective, turns, state = abstract_training(config, mesh)
+    shapes = pairs.batch_shapes(
+        config.batch_size, config.data.patch, model.scale, **objective.reading(model)
+    )
+    batch = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
     objective, frozen = guidance.load(config, model, objective)
-    if objective.memory:
+    if REFERENCE in objective.memory:
         count = guidance.REFERENCE_PATCHES
         frozen[REFERENCE] = {
             name: jax.ShapeDtypeStruct(

@@ -17,7 +17,6 @@ from cir_jax import (
     files,
     guidance,
     image_io,
-    objectives,
     optimizers,
     parallel,
     photos,
@@ -30,15 +29,19 @@ from cir_jax.data.tasks import check_tasks
 from cir_jax.errors import UserError
 from cir_jax.image_sets import ImageFolder
 from cir_jax.loop import Scored, Training, run, start
-from cir_jax.losses import CONTRASTIVE
 from cir_jax.models import DTYPES, abstract_model, build_model
+from cir_jax.models.dagn import DAGN
+from cir_jax.models.dagn_features import DAGNFeatures
+from cir_jax.objectives import REFERENCE
 from cir_jax.restore import Restorer
 from cir_jax.scores import Report
-from cir_jax.train_step import TrainState
+from cir_jax.train_step import TrainState, objective_of
 
 
 def initial_model(config: ConfigDict) -> nnx.Module:
     """The model before the first step: drawn from the seed, or `init_from`'s weights.
+
+    DAGN may start from the weights of its first stage, which are its encoders alone.
 
     Raises:
         UserError: no such model or weights, or weights of another model.
@@ -48,12 +51,17 @@ def initial_model(config: ConfigDict) -> nnx.Module:
     if not config.init_from:
         return model
     start = weights.load(config.init_from, dtype=dtype)
-    if start.config != model.config:
-        raise UserError(
-            f"config.init_from={config.init_from} holds a model of config "
-            f"{start.config}, but config.model is {model.config}: make them equal"
-        )
-    return start
+    if start.config == model.config:
+        return start
+    if isinstance(start, DAGNFeatures) and isinstance(model, DAGN):
+        try:
+            return model.adopting(start)
+        except UserError as error:
+            raise UserError(f"config.init_from={config.init_from}: {error}") from error
+    raise UserError(
+        f"config.init_from={config.init_from} holds a model of config "
+        f"{start.config}, but config.model is {model.config}: make them equal"
+    )
 
 
 def train_and_evaluate(
@@ -89,8 +97,9 @@ def train_and_evaluate(
     tests = compressions(config.evaluation.codec, config.evaluation.qualities)
     structure = abstract_model(config.model, dtype=DTYPES[config.dtype])
     recipe = recipes.for_reader(config.data.recipe, contents)
-    _check_codecs(config, structure.known_codecs, recipe, contents)
-    objective = objectives.from_config(config)
+    objective = objective_of(config, structure)
+    reading = objective.reading(structure)
+    _check_codecs(config, reading["codecs"], recipe, contents)
     kinds = recipes.kinds(recipe, contents, config.data.qualities)
     check_tasks(objective.tasks, kinds)
     batches_from = functools.partial(
@@ -102,9 +111,7 @@ def train_and_evaluate(
         grid_phase=config.data.grid_phase,
         qualities=config.data.qualities,
         recipe=recipe,
-        codecs=structure.known_codecs,
-        tasks=objective.tasks,
-        second=CONTRASTIVE in objective.names,
+        **reading,
         damaged=config.data.damaged,
         process=jax.process_index(),
         processes=jax.process_count(),
@@ -114,7 +121,7 @@ def train_and_evaluate(
     model = initial_model(config)
     _check_fits(config, model, contents)
     objective, frozen = guidance.load(config, model, objective)
-    if objective.memory:
+    if REFERENCE in objective.memory:
         frozen |= guidance.reference_patches(
             functools.partial(batches_from, process=0, processes=1),
             config.seed,

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from cir_jax import optimizers, parallel
+from cir_jax import decoupling, objectives, optimizers, parallel
 from cir_jax.models import DTYPES, abstract_model
 from cir_jax.models.layers import RestorationModel
 from cir_jax.objectives import Batch, Objective
@@ -134,9 +134,7 @@ def make_step(
             lambda old, p: old + (1 - decay) * (p - old), state.ema, params
         )
         metrics |= {"gradient_norm": optax.tree.norm(gradients)}
-        return TrainState(
-            state.step + 1, params, tuple(moments), ema, memory
-        ), metrics
+        return TrainState(state.step + 1, params, tuple(moments), ema, memory), metrics
 
     return step
 
@@ -220,14 +218,31 @@ def abstract_state(
     )
 
 
+def objective_of(config: ConfigDict, model: RestorationModel) -> Objective:
+    """What an experiment minimises, without the networks that guide it.
+
+    Args:
+        config: the experiment.
+        model: its network; an abstract one will do.
+
+    Raises:
+        UserError: see `objectives.from_config` and `decoupling.from_config`.
+    """
+    if config.model.name == decoupling.MODEL:
+        return decoupling.from_config(config, model)
+    return objectives.from_config(config)
+
+
 def abstract_training(
-    config: ConfigDict, mesh: Mesh, objective: Objective
-) -> tuple[RestorationModel, tuple[Turn, ...], TrainState]:
-    """An experiment's model, turns and state on a mesh, without any array."""
+    config: ConfigDict, mesh: Mesh
+) -> tuple[RestorationModel, Objective, tuple[Turn, ...], TrainState]:
+    """An experiment's model, objective, turns and state, without any array."""
     model = abstract_model(config.model, dtype=DTYPES[config.dtype])
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     turns = optimizers.turns(config)
-    return model, turns, abstract_state(params, turns, mesh, objective.memory)
+    objective = objective_of(config, model)
+    state = abstract_state(params, turns, mesh, objective.memory)
+    return model, objective, turns, state
 
 
 def _initial(

@@ -3,7 +3,7 @@
     python -m cir_jax.main --config=configs/perceive_ir_compression.py
     python -m cir_jax.main --config=configs/perceive_ir_compression.py:full
 
-Reduced: no semantic guidance, two losses of four. The second command's files: README.md.
+Reduced: no semantic guidance, two losses of four. README.md has the second's files.
 
 Hardware: one GPU. Hours and score: not measured.
 """

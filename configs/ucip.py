@@ -3,8 +3,8 @@
     python -m cir_jax.main --config=configs/ucip.py --workdir=runs/ucip
     python -m cir_jax.main --config=configs/ucip.py:oracle --workdir=runs/ucip_oracle
 
-The released code says all but the total batch, and what the codec's number was: guesses,
-marked below. The second command tells the codec; the first predicts the prompts' mixture.
+The released code says all but the total batch and what the codec's number was: guesses
+marked below. The second command tells the codec, the first predicts their mixture.
 
 Hardware: 8 GPUs of 80 GB or a v4-32. Hours and score: not measured.
 """

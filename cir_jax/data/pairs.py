@@ -39,6 +39,8 @@ class PatchPair:
         tasks: names of tasks, see tasks.py; the pair then tells which of them it is of.
         second: whether there is a second patch of the same degraded image, for losses
             that compare patches; drawn by itself, as the first one is.
+        other: whether there is the same patch of another version too, by the same codec
+            at another quality, for losses that rank them; and both qualities.
     """
 
     patch: int
@@ -48,6 +50,7 @@ class PatchPair:
     codecs: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     second: bool = False
+    other: bool = False
 
     def __call__(
         self, payload: bytes, rng: np.random.Generator
@@ -57,7 +60,8 @@ class PatchPair:
         Returns:
             "degraded" and "clean", uint8 [p, p, 3] and [scale p, scale p, 3]; with
             codecs also "codec", its number among them; with tasks "task", likewise;
-            with `second` also "second", uint8 [p, p, 3].
+            with `second` also "second", uint8 [p, p, 3]; with `other` also "other", the
+            same, and "quality" and "other_quality", in the codec's own scale.
         """
         record = records.Record.from_bytes(payload)
         version = None if self.recipe else self._version(record, rng)
@@ -82,6 +86,25 @@ class PatchPair:
             small = downscale(clean, record.scale)
             label, quality = degradations.label(chain), chain[-1].quality
             degraded = degradations.pixels(small, chain, rng)
+
+        def version_beside() -> tuple[np.ndarray, int]:
+            """Another version's image and quality; the same, if there is no other."""
+            if version:
+                others = [
+                    each
+                    for each in self._versions(record)
+                    if each.codec == label and each.quality != quality
+                ]
+                picked = others[rng.integers(len(others))] if others else version
+                return records.decode(picked.image), picked.quality
+            others = [
+                each
+                for each in self.recipe.chains
+                if degradations.label(each) == label and each[-1].quality != quality
+            ]
+            picked = others[rng.integers(len(others))] if others else chain
+            return degradations.pixels(small, picked, rng), picked[-1].quality
+
         turn = rng.integers(8)
         rows = slice(record.scale * y, record.scale * (y + self.patch))
         columns = slice(record.scale * x, record.scale * (x + self.patch))
@@ -96,6 +119,11 @@ class PatchPair:
         if self.second:  # drawn last: without it all else is as with it
             other = self._cut(degraded, *place())
             pair["second"] = symmetries.turned(other, rng.integers(8))
+        if self.other:
+            other, other_quality = version_beside()
+            pair["other"] = symmetries.turned(self._cut(other, y, x), turn)
+            pair["quality"] = np.int32(quality)
+            pair["other_quality"] = np.int32(other_quality)
         return pair
 
     def _cut(self, image: np.ndarray, y: int, x: int) -> np.ndarray:
@@ -110,15 +138,19 @@ class PatchPair:
             )
         return np.int32(self.codecs.index(codec))
 
-    def _version(
-        self, record: records.Record, rng: np.random.Generator
-    ) -> records.Version:
-        """One of the record's versions."""
-        versions = [
+    def _versions(self, record: records.Record) -> list[records.Version]:
+        """Those of the record's versions that are used."""
+        return [
             version
             for version in record.versions
             if not self.qualities or version.quality in self.qualities
         ]
+
+    def _version(
+        self, record: records.Record, rng: np.random.Generator
+    ) -> records.Version:
+        """One of the record's versions."""
+        versions = self._versions(record)
         if not versions:
             wanted = ", ".join(map(str, self.qualities))
             raise UserError(
@@ -126,6 +158,28 @@ class PatchPair:
                 "set config.data.qualities to qualities that were encoded"
             )
         return versions[rng.integers(len(versions))]
+
+
+def batch_shapes(
+    batch_size: int,
+    patch: int,
+    scale: int,
+    *,
+    codecs: tuple[str, ...] = (),
+    tasks: tuple[str, ...] = (),
+    second: bool = False,
+    other: bool = False,
+) -> dict[str, tuple[tuple[int, ...], type]]:
+    """The shape and type of all that is in a batch; arguments as for `batches`."""
+    images = {"degraded": patch, "clean": scale * patch}
+    images |= {"second": patch} if second else {}
+    images |= {"other": patch} if other else {}
+    numbers = ["codec"] if codecs else []
+    numbers += ["task"] if tasks else []
+    numbers += ["quality", "other_quality"] if other else []
+    return {
+        name: ((batch_size, side, side, 3), np.uint8) for name, side in images.items()
+    } | {name: ((batch_size,), np.int32) for name in numbers}
 
 
 def batches(
@@ -141,6 +195,7 @@ def batches(
     codecs: tuple[str, ...] = (),
     tasks: tuple[str, ...] = (),
     second: bool = False,
+    other: bool = False,
     damaged: int = 0,
     workers: int = 0,
     process: int = 0,
@@ -160,6 +215,7 @@ def batches(
         codecs: see `PatchPair`.
         tasks: see `PatchPair`.
         second: see `PatchPair`.
+        other: see `PatchPair`.
         damaged: how many records may be damaged: each is named once on standard error
             and the next whole one takes its place.
         workers: reading processes; 0 reads in threads of this process.
@@ -169,7 +225,8 @@ def batches(
     Returns:
         An endless iterator of {"degraded": uint8 [b, p, p, 3], "clean": uint8 [b, sp,
         sp, 3]} with b = batch_size / processes; with codecs also "codec": int32 [b],
-        with tasks "task": int32 [b], with `second` "second": uint8 [b, p, p, 3].
+        with tasks "task": int32 [b], with `second` "second": uint8 [b, p, p, 3], with
+        `other` "other": the same, and "quality" and "other_quality": int32 [b].
 
     Raises:
         UserError: a bad option, now; one damaged record too many, while iterating.
@@ -183,7 +240,9 @@ def batches(
             "and an online recipe makes its own: set it to ()"
         )
     patches = tuple(
-        PatchPair(patch, grid_phase, tuple(qualities), of_part, codecs, tasks, second)
+        PatchPair(
+            patch, grid_phase, tuple(qualities), of_part, codecs, tasks, second, other
+        )
         for of_part in each
     )
     pair = ByPart(patches) if isinstance(recipe, tuple) else patches[0]

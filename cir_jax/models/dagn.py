@@ -166,26 +166,24 @@ class DAGN(RestorationModel):
             x = self.decoder[level](x)
         return image + self.tail(x)
 
-    def adopt(self, other: nnx.Module) -> None:
-        """Takes over the encoders that were trained as `DAGNFeatures`.
+    def adopting(self, features: DAGNFeatures) -> "DAGN":
+        """This network with the encoders that were trained in its first stage.
 
         Raises:
-            UserError: it is another network, or its encoders are of another size or for
-                other codecs.
+            UserError: they are of another size, or for other codecs.
         """
-        if not isinstance(other, DAGNFeatures):
-            raise UserError(f"{type(other).__name__} has no encoders for dagn")
         for name in ("feature_dim", "feature_blocks", "codecs", "channels"):
-            ours, theirs = getattr(self, name), getattr(other, name)
+            ours, theirs = getattr(self, name), getattr(features, name)
             if ours != theirs:
                 raise UserError(
                     f"its encoders have {name} {theirs}, config.model has {ours}: make "
                     "them equal"
                 )
-        for name in ("sensitive", "insensitive"):
-            if getattr(self, name) is not None:
-                trained = nnx.state(getattr(other, name), nnx.Param)
-                nnx.update(getattr(self, name), trained)
+        if self.sensitive:
+            self.sensitive = features.sensitive
+        if self.insensitive:
+            self.insensitive = features.insensitive
+        return self
 
 
 class Modulation(nnx.Module):

@@ -272,11 +272,15 @@ class Discriminator(nnx.Module):
     """
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs, dtype: Dtype):
-        widths = [dim, dim, dim, dim, 1]
         self.convs = nnx.List(
             conv3x3(before, after, bias=True, stride=2, rngs=rngs, dtype=dtype)
-            for before, after in itertools.pairwise(widths)
+            for before, after in itertools.pairwise([dim, *self.widths(dim)])
         )
+
+    @staticmethod
+    def widths(dim: int) -> list[int]:
+        """The output channels of its convolutions, of codes of `dim` channels."""
+        return [dim, dim, dim, 1]
 
     @property
     def kernels(self) -> list[Float32[Array, "3 3 c d"]]:
