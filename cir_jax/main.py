@@ -21,7 +21,10 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment's config file, such as configs/quickstart.py."
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the run lives; runs/NAME of the config file by default."
+    "workdir",
+    None,
+    "Where the run lives; runs/NAME of configs/NAME.py by default, runs/NAME_FORM of "
+    "configs/NAME.py:FORM.",
 )
 PROFILE = flags.DEFINE_bool(
     "profile", False, "Write a profiler's trace of a few steps to WORKDIR/profile."
@@ -62,8 +65,8 @@ def _parse(arguments: list[str]) -> list[str]:
         raise UserError(f"{' '.join(arguments[1:])}: {reason}") from error
     if CONFIG.value is None:
         raise UserError("no config: give --config=configs/quickstart.py, or another")
-    file = config_flags.get_config_filename(flags.FLAGS["config"])
-    if not Path(file).is_file():
+    file, _ = _file_and_form()
+    if not file.is_file():
         raise UserError(
             f"config file {file} does not exist: give --config=configs/quickstart.py, "
             "or another"
@@ -73,6 +76,13 @@ def _parse(arguments: list[str]) -> list[str]:
     return rest
 
 
+def _file_and_form() -> tuple[Path, str]:
+    """The config's file, and what stands behind its colon: configs/ucip.py:oracle."""
+    text = config_flags.get_config_filename(flags.FLAGS["config"])
+    stem, _, form = text.partition(".py:")
+    return (Path(f"{stem}.py"), form) if form else (Path(text), "")
+
+
 def _run(_: list[str]) -> None:
     # Imported late: JAX takes seconds to load, a mistyped flag should not.
     import jax
@@ -80,8 +90,8 @@ def _run(_: list[str]) -> None:
     from cir_jax import parallel
     from cir_jax.models import abstract_model
 
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = Path(WORKDIR.value or f"runs/{name}")
+    file, form = _file_and_form()
+    workdir = Path(WORKDIR.value or f"runs/{'_'.join(filter(None, (file.stem, form)))}")
     config = CONFIG.value
     experiment.check(config)
     parallel.join_cluster(

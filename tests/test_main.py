@@ -46,7 +46,7 @@ def run(*arguments, **environment):
         (["--config=configs/quickstart.py", "--config.steps=0"], "give at least 1"),
         (["--config=configs/quickstart.py", "--config.model.name=x"], "model 'x'"),
         (
-            ["--config=configs/promptcir.py"],
+            ["--config=configs/promptcir.py:offline"],
             "records folder data/df2k-lsdir-jpeg7 does not exist: make it with\n"
             "  cir encode --source DF2K_LSDIR --recipe jpeg7",
         ),
