@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -195,7 +195,7 @@ class Downstream:
         self._waiting: dict[Row, Path] = {}
         self._count = itertools.count()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Downstream":
         if self._scorers:
             self._temporary = tempfile.TemporaryDirectory(prefix="cir_downstream_")
             self._folder = Path(self._temporary.name)
@@ -208,7 +208,9 @@ class Downstream:
     def add_set(
         self, name: str, images: Images, protocol: Protocol, scale: int
     ) -> None:
-        """Writes a set's clean images as they are coded, and scores them themselves.
+        """Writes a set's clean images as they are coded; scores them as if restored.
+
+        So a command that cannot work fails before anything is restored.
 
         Raises:
             UserError: two would have the same file name, a file cannot be written, or a
