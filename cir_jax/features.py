@@ -53,7 +53,7 @@ def edge_agreement(clean: Image, image: Image) -> float:
     Martin, Fowlkes and Malik, Learning to detect natural image boundaries (PAMI 2004),
     section 4, with their precision and recall alike in weight, and no assignment: an
     edge pixel is matched if there is one of the other image within a pixel. What counts
-    as steep is learnt from the clean image.
+    as steep is learnt from the clean image, so that smoothing loses edges as well.
 
     Returns:
         0 to 1; 1 for equal images, and where neither has an edge.
