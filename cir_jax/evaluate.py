@@ -1,6 +1,7 @@
 """Evaluation: clean images x compression x method -> scores with their protocol."""
 
 import contextlib
+import itertools
 import queue
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from rich.console import Console
 from cir_jax import image_io, parallel
 from cir_jax.benchmarks import find_benchmark
 from cir_jax.compression import Compressed, Degradation, Noise
+from cir_jax.downstream import Downstream, Scorer
 from cir_jax.errors import UserError
 from cir_jax.image_sets import Images, PairedFolder
 from cir_jax.peers import Peer
@@ -27,11 +29,12 @@ Method = Restorer | Peer
 
 
 class Place(NamedTuple):
-    """Where an image is."""
+    """Where an image is, and what is done to it."""
 
     set: str
     image: str
     index: int
+    degradation: Degradation
 
 
 def evaluate(
@@ -44,6 +47,7 @@ def evaluate(
     *,
     tell_codec: bool = False,
     further: Mapping[str, Metric] | None = None,
+    scorers: Sequence[Scorer] = (),
     warnings: Sequence[str] = (),
     console: Console | None = None,
 ) -> Report:
@@ -65,18 +69,25 @@ def evaluate(
             methods' when None.
         tell_codec: tell the restorers which codec it is; those that can be told.
         further: metrics beside the protocol's, by name.
+        scorers: of whole rows' images as files, see `downstream`; in one process.
         warnings: what the report warns of.
         console: where the progress is shown, if anywhere.
 
     Raises:
         UserError: unknown protocol, restorers of different scales, none that can be
-            told the codec, pairs at another scale than 1, or a codec or a peer fails.
+            told the codec, pairs at another scale than 1, a codec, a peer or a scorer
+            fails, or there are scorers and several processes.
     """
     restorers = {name: m for name, m in methods.items() if isinstance(m, Restorer)}
     if tell_codec and not any(r.known_codecs for r in restorers.values()):
         raise UserError(
             "--tell-codec: the weights know no codecs, they find out themselves: leave "
             "it out"
+        )
+    if scorers and jax.process_count() > 1:
+        raise UserError(
+            f"--downstream wants one process, and there are {jax.process_count()}: run "
+            "one, or leave it out"
         )
     scale = _common_scale(restorers, scale)
     baseline = NONE if scale == 1 else BICUBIC
@@ -87,33 +98,44 @@ def evaluate(
         name: degradations_of(images, compressions, scale)
         for name, images in sets.items()
     }
-    work = [
-        Place(set_name, image, index)
+    parts = [
+        [Place(set_name, image, index, each) for index, image in enumerate(images)]
         for set_name, images in sets.items()
-        for index, image in enumerate(images)
+        for each in degradations[set_name]
     ]
+    if not scorers:  # no row has to be whole before the next begins
+        parts = [[*itertools.chain.from_iterable(parts)]]
     encoders = {
         each.codec_name: each.version for some in degradations.values() for each in some
     }
     failed = _failing_peers(methods, sets, degradations, protocols, scale)
+    replicas, scores = _replicas(methods), []
 
     def score(place: Place, methods: Mapping[str, Method]) -> list[Score]:
-        """The scores of the baseline and every method on one image of one set."""
+        """The scores of the baseline and every method on one image at one setting."""
         image, protocol = sets[place.set][place.image], protocols[place.set]
-        return [
-            Score(place.set, place.image, each.codec_name, each.quality_name, *measured)
-            for each in degradations[place.set]
-            for measured in _measured(
-                each(image, scale, place.index, protocol),
-                protocol,
-                scale,
-                {baseline: None} | _fit(methods, each, tell_codec, failed),
-                further or {},
+        each, found = place.degradation, []
+        pair = each(image, scale, place.index, protocol)
+        versions = {baseline: None} | _fit(methods, each, tell_codec, failed)
+        for name, method in versions.items():
+            pixels, seconds = pair.baseline, 0.0
+            if method:
+                pixels, seconds = restored(method, pair, scale)
+            row = place.set, each.codec_name, each.quality_name, name
+            downstream.add(row, place.image, pixels)
+            values = protocol.measure(pair.clean, pixels, further or {})
+            found.append(
+                Score(row[0], place.image, *row[1:], values, pair.bpp, seconds)
             )
-        ]
+        return found
 
-    with _progress(console, len(work)) as advance:
-        scores = _shared_out(work, score, _replicas(methods), advance)
+    with Downstream(scorers) as downstream:
+        for name, images in sets.items():
+            downstream.add_set(name, images, protocols[name], scale)
+        with _progress(console, sum(map(len, parts))) as advance:
+            for part in parts:
+                scores += _shared_out(part, score, replicas, advance)
+                downstream.score()
     return Report(
         {
             "protocol": _in_front(texts),
@@ -121,6 +143,7 @@ def evaluate(
             "encoder": _in_front(encoders),
             **_seeding(degradations, protocols),
             **_settings(restorers, tell_codec),
+            **downstream.notes(),
             "images": ", ".join(f"{name} {len(each)}" for name, each in sets.items()),
             **(provenance or {}),
         },
@@ -129,6 +152,7 @@ def evaluate(
         encoders,
         baseline,
         [*warnings, *(f"left out of {codec}: {e}" for (_, codec), e in failed.items())],
+        downstream.numbers,
     )
 
 
@@ -252,22 +276,6 @@ def _fit(
             method = method.telling(degradation.kind)
         fit[name] = method
     return fit
-
-
-def _measured(
-    pair: Compressed,
-    protocol: Protocol,
-    scale: int,
-    methods: Mapping[str, Method | None],
-    further: Mapping[str, Metric],
-) -> Iterator[tuple[str, dict[str, float], float | None, float]]:
-    """Of every method on one compressed image: name, metrics, bpp and seconds."""
-    for name, method in methods.items():
-        pixels, seconds = pair.baseline, 0.0
-        if method:
-            pixels, seconds = restored(method, pair, scale)
-        values = protocol.measure(pair.clean, pixels, further)
-        yield name, values, pair.bpp, seconds
 
 
 def restored(

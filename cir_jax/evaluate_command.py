@@ -72,6 +72,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--lpips", type=Path, metavar="FILE", help="weights of LPIPS, to measure it too"
     )
     parser.add_argument(
+        "--downstream",
+        action="append",
+        default=[],
+        metavar="NAME[=COMMAND]",
+        help="a score of machine vision in the table: keypoints, edges, or 'map=python "
+        "detect.py {clean} {images}', which prints its number last; may repeat",
+    )
+    parser.add_argument(
         "--tile", type=int, help="restore in tiles of this side; default: in one piece"
     )
     parser.add_argument("--self-ensemble", action="store_true")
@@ -106,12 +114,13 @@ def run(options: argparse.Namespace) -> None:
     """
     from rich.console import Console
 
-    from cir_jax import compression, files, results, showcase, weights
+    from cir_jax import compression, downstream, files, results, showcase, weights
     from cir_jax.evaluate import evaluate
 
     if options.scale is not None and options.scale < 1:
         raise UserError(f"--scale is {options.scale}: give at least 1")
     _check_outputs(options)
+    scorers = downstream.parse_scorers(options.downstream)
     measuring, restoring = _protocols(options)
     compressions = compression.parse_compressions(
         options.codec or "jpeg", options.quality or (), double=options.double_jpeg
@@ -150,6 +159,7 @@ def run(options: argparse.Namespace) -> None:
         options.scale,
         tell_codec=options.tell_codec,
         further=further,
+        scorers=scorers,
         warnings=[*warnings, *complaints],
         console=Console(stderr=True),
     )

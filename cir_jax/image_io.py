@@ -195,8 +195,8 @@ def to_uint16(image: Float32[np.ndarray, "h w c"]) -> UInt16[np.ndarray, "h w c"
     return np.round(np.clip(image, 0, 1) * 65535).astype(np.uint16)
 
 
-def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Writes a PNG, whole or not at all; makes its folder.
+def write_png(path: Path, image: UInt8[np.ndarray, "h w c"]) -> None:
+    """Writes a PNG, RGB or grey, whole or not at all; makes its folder.
 
     Raises:
         UserError: the file cannot be written.

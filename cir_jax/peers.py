@@ -9,7 +9,6 @@ placeholders are filled in, so paths with spaces need no quotes.
 
 import dataclasses
 import re
-import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -126,25 +125,11 @@ def parse_peer(text: str) -> Peer:
             words, lacks `{in}` or `{out}`, has other braces, names several outputs, or
             names one of a format that is not read.
     """
-    name, separator, command = text.partition("=")
-    if not separator or re.search(r"[\s{}|]", name):
-        raise UserError(
-            f"peer {text!r} has no name: give NAME=COMMAND, such as {EXAMPLE}, where "
-            "NAME has no blanks, braces and bars"
-        )
-    if not name:
-        raise UserError(f"peer {text!r} has an empty name: give one, as in {EXAMPLE}")
+    name, words = programs.named_command("peer", text, EXAMPLE)
     if name in (NONE, BICUBIC):
         raise UserError(
             f"peer {name}: the table has a row {name} of its own: give another name"
         )
-    try:
-        words = tuple(shlex.split(command))
-    except ValueError as error:
-        raise UserError(
-            f"peer {name}: cannot split {command!r} into words ({error}): mend its "
-            "quotes"
-        ) from error
     _check_placeholders(name, words)
     return Peer(name, words)
 
@@ -158,12 +143,8 @@ def _check_placeholders(name: str, words: Sequence[str]) -> None:
                 f"peer {name}: its command has no {placeholder}: give one such as "
                 f"{EXAMPLE}"
             )
-    other = re.search(r"\{[^{}]*\}?|\}", PLACEHOLDER.sub("", whole))
-    if other:
-        raise UserError(
-            f"peer {name}: its command has {other.group()}, but {{in}} and {{out}} are "
-            "all that is filled in: put what needs other braces into a script"
-        )
+    allowed = "{in} and {out}"
+    programs.refuse_other_braces(f"peer {name}", words, PLACEHOLDER, allowed)
     suffixes = _out_suffixes(words)
     if len(suffixes) > 1:
         raise UserError(

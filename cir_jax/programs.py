@@ -1,12 +1,19 @@
-"""Other people's programs: run to their end, timed, and not left behind."""
+"""Other people's programs: commands read; run to their end, and not left behind."""
 
 import contextlib
 import dataclasses
+import re
+import shlex
 import subprocess
 import time
 from collections.abc import Sequence
 
 import psutil
+
+from cir_jax.errors import UserError
+
+SHOWN = 200
+"""Characters of a line that a program wrote, from its end; more is no reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +26,63 @@ class Ended:
         seconds: wall time, its start included.
         reason: the last line that it wrote to standard error, or else to standard
             output.
+        printed: the last line that it wrote to standard output.
     """
 
     status: int | None
     seconds: float
     reason: str
+    printed: str
+
+
+def named_command(kind: str, text: str, example: str) -> tuple[str, tuple[str, ...]]:
+    """Splits NAME=COMMAND into the name and the command's words.
+
+    Args:
+        kind: what errors call it, such as "peer".
+        text: what the user gave.
+        example: what errors show.
+
+    Raises:
+        UserError: there is no name, or the command cannot be split into words.
+    """
+    name, separator, command = text.partition("=")
+    if not separator or re.search(r"[\s{}|]", name):
+        raise UserError(
+            f"{kind} {text!r} has no name: give NAME=COMMAND, such as {example}, where "
+            "NAME has no blanks, braces and bars"
+        )
+    if not name:
+        raise UserError(f"{kind} {text!r} has an empty name: give one, as in {example}")
+    try:
+        return name, tuple(shlex.split(command))
+    except ValueError as error:
+        raise UserError(
+            f"{kind} {name}: cannot split {command!r} into words ({error}): mend its "
+            "quotes"
+        ) from error
+
+
+def refuse_other_braces(
+    what: str, words: Sequence[str], placeholder: re.Pattern, allowed: str
+) -> None:
+    """Refuses a command with braces that are no placeholder.
+
+    Args:
+        what: errors call the command so.
+        words: the command.
+        placeholder: matches all that is filled in.
+        allowed: the placeholders, in words.
+
+    Raises:
+        UserError: there are some.
+    """
+    other = re.search(r"\{[^{}]*\}?|\}", placeholder.sub("", " ".join(words)))
+    if other:
+        raise UserError(
+            f"{what}: its command has {other.group()}, but {allowed} are all that is "
+            "filled in: put what needs other braces into a script"
+        )
 
 
 def run(words: Sequence[str], timeout: float | None = None) -> Ended:
@@ -56,7 +115,7 @@ def run(words: Sequence[str], timeout: float | None = None) -> Ended:
             raise
         seconds = time.perf_counter() - start
     reason = _last_line(err) or _last_line(out) or "it gave no reason"
-    return Ended(status, seconds, reason)
+    return Ended(status, seconds, reason, _last_line(out))
 
 
 def _kill(process: subprocess.Popen) -> None:
@@ -73,6 +132,6 @@ def _kill(process: subprocess.Popen) -> None:
 
 
 def _last_line(written: bytes | None) -> str:
-    """The last line of what a program wrote, if it wrote any."""
+    """The end of the last line of what a program wrote, if it wrote any."""
     lines = (written or b"").decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""
+    return lines[-1][-SHOWN:] if lines else ""

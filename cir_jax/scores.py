@@ -75,6 +75,8 @@ class Report:
         encoders: what encoded, by codec.
         baseline: the method that gains are counted from.
         warnings: what is unusual about the sets.
+        downstream: further numbers of whole rows, by their `KEY`, then by name; of all
+            rows the same ones.
     """
 
     protocol: Mapping[str, Any]
@@ -83,6 +85,9 @@ class Report:
     encoders: Mapping[str, str]
     baseline: str = NONE
     warnings: Sequence[str] = ()
+    downstream: Mapping[tuple, Mapping[str, float]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def rows(self) -> list[dict[str, Any]]:
         """Means over images, one row per set, codec, quality and method.
@@ -106,6 +111,7 @@ class Report:
             start = float(np.mean([score.metrics["psnr"] for score in baseline]))
             same = row["psnr"] == start  # infinite, where the codec lost nothing
             row["gain"] = 0.0 if same else row["psnr"] - start
+            row |= self.downstream.get(key, {})
             row["images"] = len(scores)
             rows.append(row)
         return rows
@@ -121,14 +127,19 @@ class Report:
         return "\n\n".join([*blocks, "\n".join(notes)])
 
     def _cells(self, rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-        columns = [name for name in COLUMNS if name in rows[0]]
-        cells = [[COLUMNS[name] for name in columns]]
+        columns = self._columns(rows[0])
+        cells = [[COLUMNS.get(name, name) for name in columns]]
         for row in rows:
             texts = {name: cell(name, row[name]) for name in columns}
             if row["method"] == self.baseline:
                 texts |= {"gain": "", "seconds": ""}
             cells.append([texts[name] for name in columns])
         return cells
+
+    def _columns(self, row: Mapping[str, Any]) -> list[str]:
+        """The names of a row's values that tables show, in order."""
+        scorers = next(iter(self.downstream.values()), {})
+        return [*(name for name in COLUMNS if name in row), *scorers]
 
     def to_json(self) -> dict[str, Any]:
         """Protocol, mean rows and every image's scores.
@@ -152,7 +163,7 @@ class Report:
     def to_csv(self) -> str:
         """The mean rows, unrounded, with a line of names; the protocol is not in it."""
         rows = self.rows()
-        columns = [*(name for name in COLUMNS if name in rows[0]), "images"]
+        columns = [*self._columns(rows[0]), "images"]
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
@@ -164,6 +175,8 @@ def cell(column: str, value: Any) -> str:
     """A value as tables show it; a dash for None."""
     if value is None:
         return "-"
+    if isinstance(value, float) and column not in COLUMNS:  # a scorer's, of any size
+        return f"{value:#.4g}"
     kind = column.partition("_")[0]
     formats = {"psnr": ".2f", "ssim": ".4f", "lpips": ".4f", "gain": "+.2f"}
     formats |= {"bpp": ".3f", "seconds": ".2f"}
