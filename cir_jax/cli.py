@@ -6,7 +6,6 @@ Modules are imported by the subcommand that needs them: JAX takes seconds to loa
 
 import argparse
 import collections
-import math
 import os
 import shlex
 import signal
@@ -15,8 +14,14 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cir_jax import convert_command, evaluate_command
-from cir_jax.arguments import check_can_write, named
+from cir_jax import convert_command, evaluate_command, identify_command
+from cir_jax.arguments import (
+    add_reading_options,
+    check_can_write,
+    check_is_no_image,
+    max_pixels,
+    named,
+)
 from cir_jax.errors import UserError, unknown
 
 DONE, SOME_FAILED, WRONG_USE, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
@@ -196,6 +201,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     restore.add_argument("--report", type=Path, help="write what became of each file")
     restore.add_argument(
+        "--identify",
+        metavar="WEIGHTS",
+        help="of a DAGN training: add to the report how each image was compressed",
+    )
+    restore.add_argument(
         "--strength",
         type=float,
         default=1.0,
@@ -216,17 +226,11 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument(
         "--precision", default="float32", help="float32 (default) or bfloat16"
     )
-    restore.add_argument(
-        "--max-megapixels",
-        type=float,
-        default=300,
-        help="refuse larger images; default 300",
-    )
-    restore.add_argument(
-        "--allow-truncated",
-        action="store_true",
-        help="restore what there is of files that break off",
-    )
+    add_reading_options(restore, "restore")
+
+    identify = commands.add_parser("identify", help="how images were compressed")
+    identify.set_defaults(job=identify_command.run)
+    identify_command.add_options(identify)
 
     convert = commands.add_parser("convert", help="port official PyTorch checkpoints")
     convert.set_defaults(job=convert_command.run)
@@ -376,16 +380,17 @@ def _restore(options: argparse.Namespace) -> int:
     from cir_jax import restore_files
     from cir_jax.data import manifest
 
-    if not 0 < options.max_megapixels < math.inf:
+    limit = max_pixels(options.max_megapixels)
+    if options.identify and not options.report:
         raise UserError(
-            f"--max-megapixels {options.max_megapixels}: give a finite number above 0"
+            f"--identify {options.identify} adds to the report: give --report FILE too"
         )
     jobs = restore_files.plan(options.inputs, options.out, options.format)
     how = restore_files.Options(
         options.format,
         options.quality,
         options.overwrite,
-        round(options.max_megapixels * 1e6),
+        limit,
         options.allow_truncated,
     )
     if options.dry_run:
@@ -394,20 +399,22 @@ def _restore(options: argparse.Namespace) -> int:
             print(f"{source} -> {target}{note}")
         return DONE
     check_can_write("--report", options.report)
-    if options.report and os.path.realpath(options.report) in {
-        os.path.realpath(path) for path in (*jobs, *jobs.values())
-    }:
-        raise UserError(
-            f"--report {options.report} is one of the images: give another name"
-        )
+    check_is_no_image("--report", options.report, (*jobs, *jobs.values()))
     restorer = _restorer(options)
+    identifier = None
+    if options.identify:
+        from cir_jax.identify import Identifier
+
+        identifier = Identifier(options.identify, device=options.device)
     options.out.mkdir(parents=True, exist_ok=True)
     if not os.access(options.out, os.W_OK):
         raise UserError(f"the output folder {options.out} may not be written to")
     outcomes: list[restore_files.Outcome] = []
     try:
         console = Console(stderr=True)
-        restore_files.restore_files(restorer, jobs, how, console, outcomes.append)
+        restore_files.restore_files(
+            restorer, jobs, how, console, outcomes.append, identifier
+        )
     finally:  # also when interrupted
         for outcome in outcomes:
             if outcome.status == "failed":
@@ -418,7 +425,7 @@ def _restore(options: argparse.Namespace) -> int:
         print(f"{summary}, of {len(jobs)} images")
         if options.report:
             rows = [outcome.to_json() for outcome in outcomes]
-            used = ("weights", "protocol", "strength")
+            used = ("weights", "protocol", "strength", "identify")
             settings = {name: getattr(options, name) for name in used}
             manifest.write_json(options.report, settings | {"images": rows})
     return SOME_FAILED if counts["failed"] else DONE

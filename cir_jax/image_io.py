@@ -92,6 +92,22 @@ def find_images(folder: Path) -> list[Path]:
     return found
 
 
+def find_inputs(start: Path) -> dict[Path, Path]:
+    """The image files that a file or a folder stands for.
+
+    Returns:
+        Each with its path below the folder; a file with its name.
+
+    Raises:
+        UserError: there is no such file or folder, or see `find_images`.
+    """
+    if start.is_dir():
+        return {path: path.relative_to(start) for path in find_images(start)}
+    if not start.exists():
+        raise UserError(f"{start} does not exist: give image files or folders")
+    return {start: Path(start.name)}
+
+
 def read_picture(
     path: Path,
     *,

@@ -233,14 +233,7 @@ class Restorer:
             UserError: the array is no such image.
             jax.errors.JaxRuntimeError: above all, the device's memory is too small.
         """
-        fit = image.ndim == 3 and image.shape[-1] in (3, self.channels)
-        if not fit or 0 in image.shape:
-            expected = "[h, w, 3]" + " or [h, w, 1]" * (self.channels == 1)
-            raise UserError(f"expected an image of shape {expected}, got {image.shape}")
-        if image.dtype not in FINISHED:
-            raise UserError(
-                f"expected uint8, uint16 or float32 pixels, got {image.dtype}"
-            )
+        check_image(image, self.channels)
         grid = grid or self.grid(*image.shape[:2])
         finished = FINISHED[image.dtype]
         return self._seeing(image)._restored(image, grid, finished)
@@ -325,6 +318,24 @@ FINISHED = {
     np.dtype(np.float32): lambda values: values,
 }
 """What makes pixels of a type from restored values."""
+
+
+def check_image(image: Image, channels: int) -> None:
+    """Refuses what is no image for a network.
+
+    Args:
+        image: see `Restorer.__call__`.
+        channels: of the network's images.
+
+    Raises:
+        UserError: its shape or type is another one; says which is expected.
+    """
+    fit = image.ndim == 3 and image.shape[-1] in (3, channels)
+    if not fit or 0 in image.shape:
+        expected = "[h, w, 3]" + " or [h, w, 1]" * (channels == 1)
+        raise UserError(f"expected an image of shape {expected}, got {image.shape}")
+    if image.dtype not in FINISHED:
+        raise UserError(f"expected uint8, uint16 or float32 pixels, got {image.dtype}")
 
 
 def find_device(name: str) -> jax.Device:

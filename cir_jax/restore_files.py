@@ -15,6 +15,8 @@ from rich.console import Console
 
 from cir_jax import image_files, image_io, image_out, tiling
 from cir_jax.errors import UserError, first_line
+from cir_jax.identify import Identifier
+from cir_jax.image_headers import read_header
 from cir_jax.progress import progress_bar
 from cir_jax.restore import Restorer, severity
 
@@ -66,6 +68,8 @@ class Outcome:
         severity: how much it was corrected, in levels, see `restore.severity`.
         tile: side of the tiles that it was cut into; None if it was not cut.
         seconds: of restoring, without reading and writing.
+        identified: how it was compressed: what its header says, and the estimate from
+            its pixels or the reason why there is none.
     """
 
     input: Path
@@ -77,6 +81,7 @@ class Outcome:
     severity: float | None = None
     tile: int | None = None
     seconds: float | None = None
+    identified: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields that are known."""
@@ -105,20 +110,12 @@ def plan(inputs: Sequence[Path], out: Path, format: str | None) -> dict[Path, Pa
         )
     jobs: dict[Path, Path] = {}
     for start in inputs:
-        if start.is_dir():
-            if out.resolve().is_relative_to(start.resolve()):
-                raise UserError(
-                    f"the output folder {out} lies inside the input folder {start}: "
-                    "give one outside"
-                )
-            sources = {
-                path: path.relative_to(start) for path in image_io.find_images(start)
-            }
-        elif start.exists():
-            sources = {start: Path(start.name)}
-        else:
-            raise UserError(f"{start} does not exist: give image files or folders")
-        for source, name in sources.items():
+        if start.is_dir() and out.resolve().is_relative_to(start.resolve()):
+            raise UserError(
+                f"the output folder {out} lies inside the input folder {start}: give "
+                "one outside"
+            )
+        for source, name in image_io.find_inputs(start).items():
             suffix = image_out.output_suffix(format, source.suffix)
             target = out / name.with_suffix(suffix)
             if target in jobs:
@@ -143,6 +140,7 @@ def restore_files(
     options: Options,
     console: Console,
     report: Callable[[Outcome], None],
+    identifier: Identifier | None = None,
 ) -> None:
     """Restores files; one bad file does not stop the others.
 
@@ -156,6 +154,7 @@ def restore_files(
         options: how they are read and written.
         console: where the tile and the progress are shown.
         report: is told what became of each file, as soon as it is known.
+        identifier: tells how each image was compressed, if wanted.
     """
     todo = {}
     for target, source in jobs.items():
@@ -175,7 +174,7 @@ def restore_files(
     grid = restorer.common_grid(side, side)
     console.print(f"tiles: {grid}", highlight=False)
     with _progress(console, len(sizes)) as advance:
-        for outcome in _outcomes(restorer, grid, sizes, todo, options):
+        for outcome in _outcomes(restorer, grid, sizes, todo, options, identifier):
             report(outcome)
             advance(outcome)
 
@@ -186,6 +185,7 @@ def _outcomes(
     sizes: Mapping[Path, tuple[int, int]],
     todo: Mapping[Path, Path],
     options: Options,
+    identifier: Identifier | None,
 ) -> Iterator[Outcome]:
     """Reads, restores and writes, all three at a time."""
     with (
@@ -197,6 +197,9 @@ def _outcomes(
             found = Outcome(todo[target], target, "failed")
             try:
                 picture = reading.result()
+                if identifier:
+                    facts = _identified(identifier, todo[target], picture, options)
+                    found = dataclasses.replace(found, identified=facts)
                 image_out.check_format(target, picture, options.format)
                 start = time.perf_counter()
                 restored, grid = _restored(restorer, picture.pixels, grid)
@@ -253,6 +256,19 @@ def _pictures(
                 reading.append(read(following))
 
 
+def _identified(
+    identifier: Identifier, source: Path, picture: image_io.Picture, options: Options
+) -> dict[str, Any]:
+    """How an image was compressed; what goes wrong stops no restoration."""
+    facts: dict[str, Any] = {}
+    try:
+        facts |= read_header(source, max_pixels=options.max_pixels).to_json()
+        facts["estimate"] = identifier(picture.pixels).to_json()
+    except (UserError, jax.errors.JaxRuntimeError, MemoryError) as error:
+        facts["reason"] = _reason(source, error, "identified")
+    return facts
+
+
 def _restored(
     restorer: Restorer, pixels: Any, grid: tiling.Grid
 ) -> tuple[Any, tiling.Grid]:
@@ -279,12 +295,10 @@ def _written(
     return dataclasses.replace(found, status="restored")
 
 
-def _reason(source: Path, error: Exception) -> str:
+def _reason(source: Path, error: Exception, done: str = "restored") -> str:
     if isinstance(error, UserError):
         return str(error)
-    return (
-        f"{source} cannot be restored with this memory or device: {first_line(error)}"
-    )
+    return f"{source} cannot be {done} with this memory or device: {first_line(error)}"
 
 
 @contextlib.contextmanager

@@ -190,6 +190,7 @@ def test_where_memory_runs_out_smaller_tiles_go_on(
         (["full/a.png"], "out", ("--report", "no/r.json"), "its folder does not exist"),
         (["full/a.png"], "out", ("--report", "full"), "--report full is a folder"),
         (["full/a.png"], "out", ("--report", "full/a.png"), "is one of the images"),
+        (["full/a.png"], "out", ("--identify", "w"), "--identify w adds to the report"),
         (["full/a.png"], "out", ("--quality", "0"), "quality 0 is not in 1 to 100"),
         (["full/a.png"], "out", ("--max-megapixels", "inf"), "inf: give a finite"),
         (["full/a.png"], "out", ("--precision", "half"), "unknown precision 'half'"),
