@@ -106,7 +106,7 @@ class Decoupling(Objective):
         code, target = jnp.split(codes, 2)
         remade = model.insensitive_image(model.insensitive.decoder(codes)[0])
         # --- the sensitive one: compressed images, worse or better ones, originals
-        maps = model.sensitive.encoder(jnp.concatenate([compressed, other, original]))
+        maps = model.sensitive(jnp.concatenate([compressed, other, original]))
         told = model.sensitive.head(maps[-1])
         half = maps[-1][: len(compressed)]
         again = model.sensitive_image(model.sensitive_decoder(half)[0])

@@ -224,7 +224,9 @@ def _settings(restorers: Mapping[str, Restorer], tell_codec: bool) -> dict[str, 
     ]
     lines = dict.fromkeys(line for each in settings.values() for line in each)
     return {
-        line: _in_front({name: each[line] for name, each in settings.items()})
+        line: _in_front(
+            {name: each[line] for name, each in settings.items() if line in each}
+        )
         for line in lines
     } | ({"told the codec": ", ".join(told)} if told else {})
 

@@ -35,7 +35,7 @@ def get_config(form: str = "adversarial") -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 4e-3
     config.optimizer.final_learning_rate = 2e-5
     config.optimizer.warmup_steps = 20
     config.optimizer.decay = "cosine"
