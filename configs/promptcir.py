@@ -43,10 +43,9 @@ def get_config(stage: str = "offline") -> ConfigDict:
     config.optimizer.b2 = 0.99
     config.optimizer.weight_decay = 1e-4
     config.optimizer.clip_norm = 0.0
-
-    recipe = "jpeg7" if offline else "online:blind-jpeg"  # guess
     config.adversary = ConfigDict({"updates": "none", "learning_rate": 0.0})
 
+    recipe = "jpeg7" if offline else "online:blind-jpeg"  # guess
     config.data = ConfigDict()
     config.data.records = f"data/df2k-lsdir-{'jpeg7' if offline else 'clean'}"
     config.data.encode = (

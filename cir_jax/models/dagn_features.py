@@ -314,7 +314,9 @@ class Discriminator(nnx.Module):
             code: of images.
             directions: for each of `kernels`, see spectral_norm.py.
         """
-        x = code
+        # By its direction at each place alone: no code becomes alike by becoming small.
+        power = jnp.mean(jnp.square(code), axis=-1, keepdims=True, dtype=jnp.float32)
+        x = code * jax.lax.rsqrt(power + 1e-6).astype(code.dtype)
         for conv, direction in zip(self.convs, directions, strict=True):
             # The convolution of a kernel divided by its norm.
             norm = spectral_norm(conv.kernel[...], direction).astype(x.dtype)
