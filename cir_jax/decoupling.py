@@ -32,7 +32,7 @@ from ml_collections import ConfigDict
 from cir_jax import device_metrics
 from cir_jax.errors import UserError
 from cir_jax.losses import l1, parse_terms
-from cir_jax.models.dagn_features import SCALES, Discriminator, codec_scales
+from cir_jax.models.dagn_features import Discriminator, codec_scales, widths
 from cir_jax.objectives import Batch, Metrics, Objective
 from cir_jax.ops.spectral_norm import turned
 
@@ -102,7 +102,7 @@ class Decoupling(Objective):
         )
         # --- the insensitive auto-encoder: compressed images, then their originals
         images = jnp.concatenate([compressed, original])
-        codes = model.insensitive.encoder(images)[-1]
+        codes = model.insensitive.code(images)
         code, target = jnp.split(codes, 2)
         remade = model.insensitive_image(model.insensitive.decoder(codes)[0])
         # --- the sensitive one: compressed images, worse or better ones, originals
@@ -232,8 +232,7 @@ def from_config(config: ConfigDict, model: nnx.Module) -> Decoupling:
         UserError: an unknown term, no reconstruction, or an adversary by halves.
     """
     terms = parse_terms(config.loss, TERMS)
-    dim = model.feature_dim << (SCALES - 1)
-    objective = Decoupling(terms, model.codecs, dim)
+    objective = Decoupling(terms, model.codecs, widths(model.feature_dim)[-1])
     if "reconstruction" not in objective.names:
         raise UserError(
             f"config.loss={config.loss!r} has no reconstruction: codes that need not "

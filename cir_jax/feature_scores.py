@@ -66,7 +66,7 @@ class Encoders:
         def seen(params: Any, pixels: jax.Array) -> tuple[jax.Array, ...]:
             model = nnx.merge(graphdef, params)
             images = pixels[..., : model.channels] / np.float32(255)
-            code = model.insensitive.encoder(images)[-1]
+            code = model.insensitive.code(images)
             told = model.sensitive.identify(images)
             return code.mean((1, 2)), jax.nn.softmax(told.logits), told.qualities
 

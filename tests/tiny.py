@@ -30,6 +30,14 @@ UCIP = {  # told the codec, x4
     "codecs": ("jpeg", "webp"),
 }
 
+FEATURES = {
+    "name": "dagn_features",
+    "feature_dim": 4,
+    "feature_blocks": 1,
+    "codecs": ("jpeg 1 100", "hevc 51 0"),
+}
+DAGN = FEATURES | {"name": "dagn", "dim": 4, "blocks": 1}
+
 LIGHT = UCIP | {"scale": 1, "mixing": "pixel", "skip": True}
 """Blind, x1; compiles ten times as fast as the smallest PromptCIR."""
 OFFICIAL = LIGHT | {"mixing": "codec", "skip": False, "codecs": ("0", "1")}

@@ -34,6 +34,7 @@ from cir_jax.models.dagn_features import (
     Up,
     residual_blocks,
 )
+from cir_jax.models.dagn_features import widths as feature_widths
 from cir_jax.models.layers import (
     Linear,
     PointwiseConv,
@@ -97,7 +98,6 @@ class DAGN(RestorationModel):
         self.channels = channels
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
         widths = [dim << level for level in range(SCALES + 1)]
-        features = [feature_dim << level for level in range(SCALES)]
 
         # --- the base
         self.head = conv3x3(channels, dim, bias=True, **options)
@@ -111,7 +111,7 @@ class DAGN(RestorationModel):
 
         # --- what guides it
         sizes = (channels, feature_dim, feature_blocks)
-        guided = list(zip(widths[1:], features, strict=True))
+        guided = list(zip(widths[1:], feature_widths(feature_dim), strict=True))
         tells, keeps = (guidance in (kind, "both") for kind in GUIDANCE[1:3])
         self.sensitive = (
             SensitiveEncoder(*sizes, self.codecs, **options) if tells else None

@@ -42,6 +42,8 @@ from cir_jax.ops.spectral_norm import spectral_norm
 SCALES = 3
 """Of the features: a half, a quarter and an eighth of the image's sides."""
 DETAIL_GAIN = 10.0
+MIDDLE = 0.5
+"""Of the images' range: what encoders see is centred."""
 NO_CODEC = "none"
 """What an image that no codec has touched is told to be."""
 
@@ -138,7 +140,7 @@ class DAGNFeatures(RestorationModel):
         self.sensitive = SensitiveEncoder(*sizes, self.codecs, **options)
         self.sensitive_decoder = Decoder(feature_dim, feature_blocks, **options)
         self.sensitive_image = ToImage(channels, feature_dim, **options)
-        code_dim = feature_dim << (SCALES - 1)
+        code_dim = widths(feature_dim)[-1]
         self.discriminator = Discriminator(code_dim, **options) if adversarial else None
 
     def __call__(self, image: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -165,11 +167,20 @@ class InsensitiveEncoder(nnx.Module):
         self, channels: int, dim: int, depth: int, *, rngs: nnx.Rngs, dtype: Dtype
     ):
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
-        self.encoder = Encoder(channels, dim, depth, **options)
+        # Nothing is rectified on the way, or it learns to reconstruct far more slowly.
+        down = [
+            Down(before, after, **options)
+            for before, after in itertools.pairwise([channels, *widths(dim)])
+        ]
+        self.encoder = Encoder(down, dim, depth, **options)
         self.decoder = Decoder(dim, depth, **options)
 
     def __call__(self, image: Float[Array, "b h w c"]) -> Maps:
-        return self.decoder(self.encoder(image)[-1])
+        return self.decoder(self.code(image))
+
+    def code(self, image: Float[Array, "b h w c"]) -> Float[Array, "b h//8 w//8 d"]:
+        """What the maps are made of."""
+        return self.encoder(image - MIDDLE)[-1]
 
 
 class SensitiveEncoder(nnx.Module):
@@ -190,12 +201,17 @@ class SensitiveEncoder(nnx.Module):
         dtype: Dtype,
     ):
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
-        self.encoder = Encoder(2 * channels, dim, depth, **options)
-        count = len(codec_scales(codecs))
-        self.head = QualityHead(dim << (SCALES - 1), count, **options)
+        self.stem = conv3x3(2 * channels, dim, bias=True, **options)
+        down = [
+            RectifiedDown(before, after, **options)
+            for before, after in itertools.pairwise([dim, *widths(dim)])
+        ]
+        self.encoder = Encoder(down, dim, depth, **options)
+        self.head = QualityHead(widths(dim)[-1], len(codec_scales(codecs)), **options)
 
     def __call__(self, image: Float[Array, "b h w c"]) -> Maps:
-        return self.encoder(join(image, detail(image)))
+        seen = join(image - MIDDLE, detail(image))
+        return self.encoder(jax.nn.relu(self.stem(seen)))
 
     def identify(self, image: Float[Array, "b h w c"]) -> Identified:
         """Codec and quality of images in [0, 1], sides multiples of 8."""
@@ -212,27 +228,33 @@ def detail(image: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     return DETAIL_GAIN * (image - total / 9)
 
 
+def widths(dim: int) -> list[int]:
+    """Channels of the features at every scale."""
+    return [dim << level for level in range(SCALES)]
+
+
 class Encoder(nnx.Module):
-    """A stem, then at each scale a convolution of stride 2 and residual blocks."""
+    """At each scale half the resolution, then residual blocks."""
 
     def __init__(
-        self, channels: int, dim: int, depth: int, *, rngs: nnx.Rngs, dtype: Dtype
+        self,
+        down: Sequence[nnx.Module],
+        dim: int,
+        depth: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Dtype,
     ):
-        options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
-        self.stem = conv3x3(channels, dim, bias=True, **options)
-        widths = [dim, *(dim << level for level in range(SCALES))]
-        self.down = nnx.List(
-            conv3x3(before, after, bias=True, stride=2, **options)
-            for before, after in itertools.pairwise(widths)
-        )
+        self.down = nnx.List(down)
         self.blocks = nnx.List(
-            residual_blocks(width, depth, **options) for width in widths[1:]
+            residual_blocks(width, depth, rngs=rngs, dtype=dtype)
+            for width in widths(dim)
         )
 
-    def __call__(self, image: Float[Array, "b h w c"]) -> Maps:
-        x, maps = jax.nn.relu(self.stem(image)), []
+    def __call__(self, x: Float[Array, "b h w c"]) -> Maps:
+        maps = []
         for down, blocks in zip(self.down, self.blocks, strict=True):
-            x = blocks(jax.nn.relu(down(x)))
+            x = blocks(down(x))
             maps.append(x)
         return maps
 
@@ -242,11 +264,12 @@ class Decoder(nnx.Module):
 
     def __init__(self, dim: int, depth: int, *, rngs: nnx.Rngs, dtype: Dtype):
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
-        widths = [dim << level for level in range(SCALES)]
         self.blocks = nnx.List(
-            residual_blocks(width, depth, **options) for width in widths
+            residual_blocks(width, depth, **options) for width in widths(dim)
         )
-        self.up = nnx.List(Up(width, width // 2, **options) for width in widths[1:])
+        self.up = nnx.List(
+            Up(width, width // 2, **options) for width in widths(dim)[1:]
+        )
 
     def __call__(self, code: Float[Array, "b h w d"]) -> Maps:
         maps = [self.blocks[-1](code)]
@@ -259,11 +282,10 @@ class ToImage(nnx.Module):
     """A map at half resolution to an image."""
 
     def __init__(self, channels: int, dim: int, *, rngs: nnx.Rngs, dtype: Dtype):
-        self.up = Up(dim, dim, rngs=rngs, dtype=dtype)
-        self.out = conv3x3(dim, channels, bias=True, rngs=rngs, dtype=dtype)
+        self.up = Up(dim, channels, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b 2*h 2*w c"]:
-        return self.out(jax.nn.relu(self.up(x)))
+        return self.up(x) + MIDDLE
 
 
 class QualityHead(nnx.Module):
@@ -347,6 +369,17 @@ class Down(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 d"]:
         return self.conv(pixel_unshuffle(x))
+
+
+class RectifiedDown(nnx.Module):
+    """Half the resolution: a 3x3 convolution of stride 2, rectified."""
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Dtype):
+        options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
+        self.conv = conv3x3(inputs, outputs, bias=True, stride=2, **options)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 d"]:
+        return jax.nn.relu(self.conv(x))
 
 
 class ResidualBlock(Block):

@@ -52,6 +52,43 @@ def test_batches_have_the_shape_that_was_asked_for(source):
         assert batch[name].dtype == np.uint8
 
 
+def test_another_version_shows_the_same_place_at_another_quality(source):
+    without = read(source, 6, codecs=("jpeg",))
+    batches = read(source, 6, codecs=("jpeg",), other=True)
+    assert_equal(without, batches)  # all else is as without it
+    for batch in batches:
+        assert set(batch["quality"]) <= {10, 90}
+        np.testing.assert_array_equal(batch["quality"] + batch["other_quality"], 100)
+        other, degraded, clean = (
+            np.abs(batch[name].astype(float) - batch["clean"]).mean(axis=(1, 2, 3))
+            for name in ("other", "degraded", "clean")
+        )
+        assert other.max() < 20 and clean.max() == 0
+        np.testing.assert_array_equal(other < degraded, batch["other_quality"] == 90)
+
+
+def test_another_version_is_the_same_where_there_is_no_other(source):
+    for batch in read(source, 2, qualities=(10,), other=True):
+        np.testing.assert_array_equal(batch["other"], batch["degraded"])
+        np.testing.assert_array_equal(batch["other_quality"], 10)
+
+
+def test_an_online_recipe_makes_another_version_of_the_same_label(source):
+    recipe = Recipe(("jpeg 10,30", "webp 40"))
+    seen = set()
+    for batch in read(source, 4, recipe=recipe, codecs=("jpeg", "webp"), other=True):
+        columns = (batch[name] for name in ("codec", "quality", "other_quality"))
+        seen |= {tuple(map(int, row)) for row in zip(*columns, strict=True)}
+    assert seen == {(0, 10, 30), (0, 30, 10), (1, 40, 40)}
+
+
+def test_the_shapes_of_batches_are_told_before_there_are_any(source):
+    wanted = {"codecs": ("jpeg",), "tasks": ("jpeg",), "second": True, "other": True}
+    (batch,) = read(source, 1, **wanted)
+    told = pairs.batch_shapes(4, 32, 1, **wanted)
+    assert told == {name: (x.shape, x.dtype) for name, x in batch.items()}
+
+
 def test_degraded_and_clean_show_the_same_place_the_same_way_up(source):
     for batch in read(source, 6):
         error = np.abs(batch["degraded"].astype(float) - batch["clean"])
