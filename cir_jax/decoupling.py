@@ -32,7 +32,7 @@ from ml_collections import ConfigDict
 from cir_jax import device_metrics
 from cir_jax.errors import UserError
 from cir_jax.losses import l1, parse_terms
-from cir_jax.models.dagn_features import Discriminator, codec_scales, widths
+from cir_jax.models.dagn_features import Discriminator, code_dim, codec_scales
 from cir_jax.objectives import Batch, Metrics, Objective
 from cir_jax.ops.spectral_norm import turned
 
@@ -104,7 +104,7 @@ class Decoupling(Objective):
         images = jnp.concatenate([compressed, original])
         codes = model.insensitive.code(images)
         code, target = jnp.split(codes, 2)
-        remade = model.insensitive_image(model.insensitive.decoder(codes)[0])
+        remade = model.insensitive_image(model.insensitive.decode(codes)[0])
         # --- the sensitive one: compressed images, worse or better ones, originals
         maps = model.sensitive(jnp.concatenate([compressed, other, original]))
         told = model.sensitive.head(maps[-1])
@@ -191,8 +191,8 @@ class Labels:
 
 
 def quality_losses(
-    logits: Float32[Array, "3*b n+1"],
-    qualities: Float32[Array, "3*b n"],
+    logits: Float32[Array, "n _"],
+    qualities: Float32[Array, "n _"],
     labels: Labels,
 ) -> dict[str, Float32[Array, ""]]:
     """The losses of the head: `quality`, `ranking` and `codec`.
@@ -232,7 +232,7 @@ def from_config(config: ConfigDict, model: nnx.Module) -> Decoupling:
         UserError: an unknown term, no reconstruction, or an adversary by halves.
     """
     terms = parse_terms(config.loss, TERMS)
-    objective = Decoupling(terms, model.codecs, widths(model.feature_dim)[-1])
+    objective = Decoupling(terms, model.codecs, code_dim(model.feature_dim))
     if "reconstruction" not in objective.names:
         raise UserError(
             f"config.loss={config.loss!r} has no reconstruction: codes that need not "

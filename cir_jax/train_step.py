@@ -184,7 +184,7 @@ def initial_state(
     params: Mapping[str, Any],
     turns: Sequence[Turn],
     mesh: Mesh,
-    memory: Mapping[str, Array],
+    memory: Mapping[str, Any],
 ) -> TrainState:
     """The state before the first step, on the mesh, in memory of its own."""
     shardings = jax.tree.map(

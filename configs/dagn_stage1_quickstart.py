@@ -24,12 +24,12 @@ def get_config(form: str = "adversarial") -> ConfigDict:
     config.model.adversarial = game
     config.init_from = ""
     config.dtype = "float32"
-    config.steps = 2000
+    config.steps = 1200
     config.batch_size = 8
     config.accumulate = 1
     config.rematerialise = "none"
     config.loss = "reconstruction + 0.5 quality + 0.5 ranking + 0.05 codec"
-    config.loss += " + 0.01 hinge" if game else ""
+    config.loss += " + 0.1 hinge" if game else ""
     config.ema_decay = 0.99
     config.trainable = ()
 
@@ -47,7 +47,7 @@ def get_config(form: str = "adversarial") -> ConfigDict:
     config.optimizer.clip_norm = 1.0
     config.adversary = ConfigDict({"updates": "none", "learning_rate": 0.0})
     if game:
-        config.adversary = ConfigDict({"updates": "alternating", "learning_rate": 2e-3})
+        config.adversary = ConfigDict({"updates": "alternating", "learning_rate": 4e-3})
 
     config.data = ConfigDict()
     config.data.records = "{workdir}/records"
@@ -69,8 +69,8 @@ def get_config(form: str = "adversarial") -> ConfigDict:
         config.guidance[name] = ""
     config.evaluation = ConfigDict({"images": "photos:validation", "codec": "jpeg"})
     config.evaluation.qualities = (10, 40)
-    config.evaluation.every = 1000
-    config.checkpoint = ConfigDict({"every": 500, "keep": 2})
+    config.evaluation.every = 600
+    config.checkpoint = ConfigDict({"every": 300, "keep": 2})
     config.log_every = 25
     config.tensorboard = False
     config.wandb = ""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from test_experiment import CONFIGS, load
+from test_experiment import QUICKSTART, load
 from test_train import assert_same_params, lines, small_config
 
 from cir_jax import decoupling, weights
@@ -19,9 +19,10 @@ from cir_jax.models import abstract_model, build_model
 from cir_jax.ops.spectral_norm import turned
 from cir_jax.train import initial_model, train_and_evaluate
 
-TERMS = (
-    "reconstruction + 0.01 {} + 0.1 alignment + 0.5 quality + 0.5 ranking + 0.1 codec"
-)
+STAGE1 = QUICKSTART.with_name("dagn_stage1_quickstart.py")
+STAGE2 = QUICKSTART.with_name("dagn_quickstart.py")
+TERMS = "reconstruction + 0.01 {} + 0.1 alignment + 0.5 quality + ranking + 0.1 codec"
+SMALL = ("steps", "batch_size", "data", "evaluation", "checkpoint", "log_every")
 
 
 def test_the_losses_of_the_head_on_numbers_done_by_hand():
@@ -39,7 +40,7 @@ def test_the_losses_of_the_head_on_numbers_done_by_hand():
 
 def setting(game="hinge", **model):
     """A tiny network, its objective, a batch and the memory."""
-    config = load(CONFIGS / "dagn_stage1_quickstart.py")
+    config = load(STAGE1)
     config.model = tiny.FEATURES | model
     config.loss = TERMS.format(game)
     network = build_model(config.model, nnx.Rngs(0))
@@ -94,7 +95,7 @@ def test_the_memory_turns_towards_the_kernels_norms():
 
 def test_codes_do_not_become_alike_by_becoming_small():
     network, _, _, memory = setting()
-    code = jax.random.normal(jax.random.key(0), (2, 2, 2, 16))
+    code = jax.random.normal(jax.random.key(0), (2, 2, 2, 32))
     judge = network.discriminator
     left, right = (judge(c, memory[DIRECTIONS]) for c in (code, 0.01 * code))
     np.testing.assert_allclose(left, right, rtol=1e-3)
@@ -113,7 +114,7 @@ def test_codes_do_not_become_alike_by_becoming_small():
     ],
 )
 def test_an_adversary_by_halves_is_refused(changes, words):
-    config = load(CONFIGS / "dagn_stage1_quickstart.py")
+    config = load(STAGE1)
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=words):
         decoupling.from_config(config, abstract_model(config.model))
@@ -122,16 +123,9 @@ def test_an_adversary_by_halves_is_refused(changes, words):
 @pytest.fixture
 def config(records, validation):
     small = small_config(records, validation)
-    config = load(CONFIGS / "dagn_stage1_quickstart.py")
+    config = load(STAGE1)
     config.model = tiny.FEATURES | {"codecs": ("jpeg 1 100",)}
-    for name in (
-        "steps",
-        "batch_size",
-        "data",
-        "evaluation",
-        "checkpoint",
-        "log_every",
-    ):
+    for name in SMALL:
         config[name] = small[name]
     config.data.patch = 16
     config.steps, config.evaluation.every = 4, 4
@@ -164,17 +158,10 @@ def test_the_second_stage_starts_from_the_first_one_and_leaves_it_alone(
     first = tmp_path / "first.safetensors"
     features = build_model(config.model, nnx.Rngs(3))
     weights.save(first, features, {})
-    stage2 = load(CONFIGS / "dagn_quickstart.py")
+    stage2 = load(STAGE2)
     stage2.model = tiny.DAGN | {"codecs": ("jpeg 1 100",)}
     stage2.init_from = str(first)
-    for name in (
-        "steps",
-        "batch_size",
-        "data",
-        "evaluation",
-        "checkpoint",
-        "log_every",
-    ):
+    for name in SMALL:
         stage2[name] = config[name]
     train_and_evaluate(stage2, tmp_path / "run")
     trained, start = weights.load(tmp_path / "run"), initial_model(stage2)

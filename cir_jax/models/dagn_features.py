@@ -41,7 +41,7 @@ from cir_jax.ops.spectral_norm import spectral_norm
 
 SCALES = 3
 """Of the features: a half, a quarter and an eighth of the image's sides."""
-DETAIL_GAIN = 10.0
+DETAIL_GAIN = JUDGE_GAIN = 10.0
 MIDDLE = 0.5
 """Of the images' range: what encoders see is centred."""
 NO_CODEC = "none"
@@ -140,8 +140,9 @@ class DAGNFeatures(RestorationModel):
         self.sensitive = SensitiveEncoder(*sizes, self.codecs, **options)
         self.sensitive_decoder = Decoder(feature_dim, feature_blocks, **options)
         self.sensitive_image = ToImage(channels, feature_dim, **options)
-        code_dim = widths(feature_dim)[-1]
-        self.discriminator = Discriminator(code_dim, **options) if adversarial else None
+        self.discriminator = (
+            Discriminator(code_dim(feature_dim), **options) if adversarial else None
+        )
 
     def __call__(self, image: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """What the insensitive auto-encoder takes for the originals of images.
@@ -173,14 +174,25 @@ class InsensitiveEncoder(nnx.Module):
             for before, after in itertools.pairwise([channels, *widths(dim)])
         ]
         self.encoder = Encoder(down, dim, depth, **options)
+        width = widths(dim)[-1]
+        self.read = PointwiseConv(2 * width, width, bias=True, **options)
         self.decoder = Decoder(dim, depth, **options)
 
     def __call__(self, image: Float[Array, "b h w c"]) -> Maps:
-        return self.decoder(self.code(image))
+        return self.decode(self.code(image))
 
     def code(self, image: Float[Array, "b h w c"]) -> Float[Array, "b h//8 w//8 d"]:
-        """What the maps are made of."""
-        return self.encoder(image - MIDDLE)[-1]
+        """What all maps are made of, positive and negative parts side by side.
+
+        So a mean over them tells how strong details are, which is what compression
+        takes away, and nothing is lost (concatenated ReLU: Shang et al., 1603.05201).
+        """
+        x = self.encoder(image - MIDDLE)[-1]
+        return join(jax.nn.relu(x), jax.nn.relu(-x))
+
+    def decode(self, code: Float[Array, "b h w d"]) -> Maps:
+        """The maps of a code."""
+        return self.decoder(self.read(code))
 
 
 class SensitiveEncoder(nnx.Module):
@@ -231,6 +243,11 @@ def detail(image: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
 def widths(dim: int) -> list[int]:
     """Channels of the features at every scale."""
     return [dim << level for level in range(SCALES)]
+
+
+def code_dim(dim: int) -> int:
+    """Channels of the insensitive code."""
+    return 2 * widths(dim)[-1]
 
 
 class Encoder(nnx.Module):
@@ -306,7 +323,8 @@ class QualityHead(nnx.Module):
 class Discriminator(nnx.Module):
     """Four 3x3 convolutions of stride 2, spectrally normalised, and a mean.
 
-    It gives a number for each code, large for an original's; not in [0, 1].
+    It gives a number for each code, large for an original's; not in [0, 1]. Codes of
+    the two differ little, so that without a gain all its numbers would be near 0.
     """
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs, dtype: Dtype):
@@ -346,7 +364,7 @@ class Discriminator(nnx.Module):
             x = (conv(x) - bias) / norm + bias
             if conv.out_features > 1:
                 x = jax.nn.leaky_relu(x, 0.2)
-        return x.mean(axis=(1, 2, 3), dtype=jnp.float32)
+        return JUDGE_GAIN * x.mean(axis=(1, 2, 3), dtype=jnp.float32)
 
 
 class Up(nnx.Module):

@@ -86,7 +86,7 @@ def test_the_insensitive_maps_are_made_of_the_code_alone():
     model = built(tiny.FEATURES)
     code = model.insensitive.code(IMAGE)
     for ours, theirs in zip(
-        model.insensitive(IMAGE), model.insensitive.decoder(code), strict=True
+        model.insensitive(IMAGE), model.insensitive.decode(code), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
 
