@@ -123,6 +123,34 @@ FAKES = {
 }
 
 
+def test_dagns_ablation_trains_both_stages_and_prints_one_table(fakes, tmp_path):
+    for name in ("python", "cir"):
+        path = fakes / "bin" / name
+        path.write_text('#!/usr/bin/env bash\necho "$(basename "$0") $*"\n')
+        path.chmod(0o755)
+    folder = tmp_path / "ablation"
+    script = ["bash", LAUNCH / "dagn_ablation.sh"]
+    for form in ("adversarial", "plain"):
+        (folder / f"stage1_{form}").mkdir(parents=True)
+    command = [*script, folder, "--config.steps=3"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    ran = [line for line in result.stdout.splitlines() if line.startswith("python")]
+    trained = [line for line in ran if "cir_jax.main" in line]
+    assert len(trained) == 2 + 6 and all("--config.steps=3" in line for line in trained)
+    for line in trained:
+        file, form = re.search(r"--config=(\S+):(\w+)", line).groups()
+        runpy.run_path(str(ROOT / file))["get_config"](form)
+    first = [n for n, line in enumerate(ran) if "init_from" in line]
+    assert len(first) == 5 and min(first) > 3  # after both first stages and scores
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith("cir evaluate --weights none=") and "table.md" in last
+    for line in trained[2:]:
+        assert re.search(r"--workdir=(\S+)", line)[1] in last
+
+    result = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and result.stderr.startswith("error: give a folder")
+
+
 @pytest.fixture
 def fakes(tmp_path, monkeypatch):
     folder = tmp_path / "fakes"

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from cir_jax.errors import UserError
 from cir_jax.losses import LOSSES, charbonnier, fft, l1, mse, parse_loss
-from cir_jax.optimizers import Turn, learning_rate, optimizer, trained
+from cir_jax.optimizers import Turn, learning_rate, optimizer, trained, turns
 
 
 def config(**changes) -> ConfigDict:
@@ -110,6 +110,48 @@ def test_the_optimizer_keeps_no_state_of_what_is_not_trained():
     zero = jax.tree.map(jnp.zeros_like, TREE)
     found, _ = transformation.update(zero, transformation.init(TREE), TREE)
     np.testing.assert_array_equal(found["head"]["kernel"], 0)
+
+
+PLACES = (("discriminator", "a"), ("features", "b"))
+PLAYERS = {"discriminator": {"a": jnp.ones(2)}, "features": {"b": jnp.ones(2)}}
+
+
+def experiment(updates, **changes):
+    return ConfigDict(
+        {
+            "optimizer": config(),
+            "adversary": {"updates": updates, "learning_rate": 3e-2},
+            "steps": 10,
+            "trainable": (),
+        }
+        | changes
+    )
+
+
+def moved(turn, params=PLAYERS):
+    """By how much Adam's first step moves each player, given gradients of 1."""
+    moving = trained(params, turn.trainable)
+    gradients = jax.tree.map(lambda moves: jnp.full(2, 1.0 * moves), moving)
+    found, _ = turn.rule.update(gradients, turn.rule.init(params), params)
+    return [float(found[name][leaf][0]) for name, leaf in PLACES]
+
+
+@pytest.mark.parametrize(
+    ("updates", "expected"),
+    [
+        ("none", [[-1e-2, -1e-2]]),
+        ("alternating", [[-3e-2, 0], [0, -1e-2]]),
+        ("simultaneous", [[-3e-2, -1e-2]]),
+    ],
+)
+def test_players_move_in_turn_or_together_at_their_own_rates(updates, expected):
+    found = [moved(turn) for turn in turns(experiment(updates))]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_players_are_trained_whole():
+    with pytest.raises(UserError, match="both players are trained whole"):
+        turns(experiment("alternating", trainable=("features",)))
 
 
 def test_losses_on_numbers_done_by_hand():

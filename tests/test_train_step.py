@@ -11,7 +11,7 @@ from programs import printed
 from cir_jax import parallel, weights
 from cir_jax.models import abstract_model
 from cir_jax.models.layers import Block
-from cir_jax.objectives import Restoration
+from cir_jax.objectives import Objective, Restoration
 from cir_jax.optimizers import Turn
 from cir_jax.rematerialise import rematerialise
 from cir_jax.train_step import TrainState, make_step
@@ -42,6 +42,37 @@ def assert_same_step(left, right):
         np.testing.assert_allclose(value, expected[name], atol=1e-5, err_msg=name)
 
 
+class Two(nnx.Module):
+    """Two numbers that play."""
+
+    def __init__(self):
+        self.discriminator = nnx.Param(jnp.float32(2.0))
+        self.other = nnx.Param(jnp.float32(3.0))
+
+
+class Product(Objective):
+    """Both would make the product of themselves small."""
+
+    def __call__(self, model, batch, frozen, memory):
+        """The product."""
+        product = model.discriminator[...] * model.other[...]
+        return product, {}
+
+
+@pytest.mark.parametrize(
+    ("together", "expected"), [(False, (1.7, 2.83)), (True, (1.7, 2.8))]
+)
+def test_a_later_turn_sees_what_an_earlier_one_has_changed(together, expected):
+    graphdef, params = nnx.split(Two(), nnx.Param)
+    params, descent = nnx.to_pure_dict(params), optax.sgd(0.1)
+    names = [()] if together else [("discriminator",), ("other",)]
+    turns = [Turn.of(descent, trainable) for trainable in names]
+    moments = tuple(turn.rule.init(params) for turn in turns)
+    step = jax.jit(make_step(graphdef, Product(), turns, 0.5))
+    state, _ = step(TrainState(jnp.int32(0), params, moments, params, {}), {}, {})
+    np.testing.assert_allclose(jax.tree.leaves(state.params), expected, rtol=1e-6)
+
+
 def test_a_batch_in_several_passes_gives_the_same_step():
     once, state, batch = step_of(tiny.Filter())
     passes, _, _ = step_of(tiny.Filter(), accumulate=4)
@@ -67,7 +98,17 @@ def test_blocks_computed_again_take_less_memory_of_a_tpu():
     "config",
     [
         {"name": "perceive_ir", "semantics": "none"},
-        *({"name": name} for name in ("promptcir", "promptir", "restormer", "ucip")),
+        *(
+            {"name": name}
+            for name in (
+                "dagn",
+                "dagn_features",
+                "promptcir",
+                "promptir",
+                "restormer",
+                "ucip",
+            )
+        ),
     ],
     ids=lambda config: config["name"],
 )
