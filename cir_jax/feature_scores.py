@@ -39,6 +39,7 @@ NEWTON_STEPS = 30
 
 Patches = UInt8[np.ndarray, "n p p 3"]
 Codes = Float64[np.ndarray, "n d"]
+Ranked = Sequence[float] | Float64[np.ndarray, " n"]
 
 
 class Seen(NamedTuple):
@@ -204,12 +205,12 @@ def probe(codes: Codes, labels: Bool[np.ndarray, " n"]) -> Callable[[Codes], Any
     return lambda other: inputs(other) @ weights > 0
 
 
-def spearman(left: Sequence[float], right: Sequence[float]) -> float:
+def spearman(left: Ranked, right: Ranked) -> float:
     """The correlation of ranks, equal values sharing the mean of theirs; -1 to 1."""
     return float(np.corrcoef(_ranks(left), _ranks(right))[0, 1])
 
 
-def _ranks(values: Sequence[float]) -> Float64[np.ndarray, " n"]:
+def _ranks(values: Ranked) -> Float64[np.ndarray, " n"]:
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[places]
 

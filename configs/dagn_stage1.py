@@ -29,7 +29,7 @@ def get_config(form: str = "adversarial") -> ConfigDict:
     config.accumulate = 1
     config.rematerialise = "none"
     config.loss = "reconstruction + 0.5 quality + 0.5 ranking + 0.05 codec"
-    config.loss += " + 0.1 hinge" if game else ""
+    config.loss += " + 0.05 hinge" if game else ""
     config.ema_decay = 0.999
     config.trainable = ()
 

@@ -29,7 +29,7 @@ def get_config(form: str = "adversarial") -> ConfigDict:
     config.accumulate = 1
     config.rematerialise = "none"
     config.loss = "reconstruction + 0.5 quality + 0.5 ranking + 0.05 codec"
-    config.loss += " + 0.1 hinge" if game else ""
+    config.loss += " + 0.05 hinge" if game else ""
     config.ema_decay = 0.99
     config.trainable = ()
 
@@ -52,8 +52,8 @@ def get_config(form: str = "adversarial") -> ConfigDict:
     config.data = ConfigDict()
     config.data.records = "{workdir}/records"
     config.data.encode = (
-        "cir encode --source photos:train --codec jpeg --quality 5:95:5 "
-        "--crop 128 --stride 64 --out {records}"
+        "cir encode --source photos:train --codec jpeg "
+        "--quality 5,8,12,16,20,30,40,60,80,95 --crop 128 --stride 64 --out {records}"
     )
     config.data.encode_if_missing = True
     config.data.recipe = ""
