@@ -6,8 +6,8 @@ weights in configs/ are guesses. They are terms of `config.loss`:
 * `reconstruction`: the mean absolute error of the original, made by the insensitive
   auto-encoder of the compressed image and of the original, and of the compressed image,
   made by the sensitive one;
-* `hinge` or `least_squares`: the discriminator's game. Originals' codes are real ones,
-  compressed images' are to be taken for such;
+* `hinge` or `least_squares`: the discriminator's game. It is to tell compressed
+  images' codes from originals', and the encoder is to let it not;
 * `alignment`: the mean absolute difference of both codes, the original's the target;
 * `quality`: the absolute error of the quality that the head tells, 0 to 1;
 * `ranking`: of two qualities of one image the better is to be told to be better, by a
@@ -32,16 +32,14 @@ from ml_collections import ConfigDict
 from cir_jax import device_metrics
 from cir_jax.errors import UserError
 from cir_jax.losses import l1, parse_terms
-from cir_jax.models.dagn_features import Discriminator, code_dim, codec_scales
+from cir_jax.models.dagn_features import Discriminator, codec_scales
 from cir_jax.objectives import Batch, Metrics, Objective
-from cir_jax.ops.spectral_norm import turned
 
 MODEL = "dagn_features"
 ADVERSARIAL = ("hinge", "least_squares")
 TERMS = ("reconstruction", *ADVERSARIAL, "alignment", "quality", "ranking", "codec")
 MARGIN = 0.05
 """Of the ranking, in parts of a codec's range."""
-DIRECTIONS = "directions"
 
 Codes = Float[Array, "b h w d"]
 
@@ -53,12 +51,10 @@ class Decoupling(Objective):
     Attributes:
         terms: weights and names.
         codecs: as in `DAGNFeatures`.
-        code_dim: channels of the code, which are the discriminator's.
     """
 
     terms: tuple[tuple[float, str], ...]
     codecs: tuple[str, ...]
-    code_dim: int
 
     @property
     def names(self) -> set[str]:
@@ -74,23 +70,6 @@ class Decoupling(Objective):
         """See `Objective.reading`: the codec, and a version beside."""
         names = tuple(scale.name for scale in codec_scales(self.codecs))
         return {"codecs": names, "other": True}
-
-    @property
-    def memory(self) -> dict[str, Any]:
-        """For each kernel of the discriminator a direction, see spectral_norm.py."""
-        if not self.adversarial:
-            return {}
-        widths = Discriminator.widths(self.code_dim)
-        return {DIRECTIONS: [jnp.full(n, n**-0.5, jnp.float32) for n in widths]}
-
-    def renewed(
-        self, memory: Any, step: Int32[Array, ""], model: nnx.Module, frozen: Any
-    ) -> Any:
-        """The directions after one more power iteration."""
-        if not self.adversarial:
-            return memory
-        kernels = model.discriminator.kernels
-        return {DIRECTIONS: jax.tree.map(turned, kernels, memory[DIRECTIONS])}
 
     def __call__(
         self, model: nnx.Module, batch: Batch, frozen: Any, memory: Any
@@ -123,7 +102,7 @@ class Decoupling(Objective):
         total = jnp.float32(0)
         if self.adversarial:
             values[self.adversarial], theirs, judged = self._game(
-                model.discriminator, code, target, memory[DIRECTIONS]
+                model.discriminator, code, target
             )
             metrics |= {"loss_discriminator": theirs, "judged_rightly": judged}
             total += theirs
@@ -147,31 +126,28 @@ class Decoupling(Objective):
         return Labels(batch["codec"], quality, other)
 
     def _game(
-        self,
-        discriminator: Discriminator,
-        code: Codes,
-        target: Codes,
-        directions: list[Float32[Array, " _"]],
+        self, discriminator: Discriminator, code: Codes, target: Codes
     ) -> tuple[Float32[Array, ""], Float32[Array, ""], Float32[Array, ""]]:
-        """The encoder's loss, the discriminator's, and the share it judges rightly."""
+        """The encoder's loss, the discriminator's, and the share it judges rightly.
+
+        The encoder moves both codes towards each other: what would move them alike, and
+        be of no use, cancels.
+        """
         constant = nnx.merge(
             *jax.tree.map(jax.lax.stop_gradient, nnx.split(discriminator))
         )
-        fooled = constant(code, directions)
         real, fake = (
-            discriminator(jax.lax.stop_gradient(codes), directions)
-            for codes in (target, code)
+            discriminator(jax.lax.stop_gradient(codes)) for codes in (target, code)
         )
         if self.adversarial == "hinge":
-            ours = -fooled.mean()
+            ours = jnp.mean(constant(target) - constant(code))
             theirs = jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))
-            middle = 0.0
         else:
-            ours = jnp.mean(jnp.square(fooled - 1)) / 2
-            theirs = (jnp.mean(jnp.square(real - 1)) + jnp.mean(jnp.square(fake))) / 2
-            middle = 0.5
-        judged = (jnp.mean(real > middle) + jnp.mean(fake <= middle)) / 2
-        return ours, theirs, judged
+            ours, theirs = (
+                (jnp.mean(jnp.square(ones - 1)) + jnp.mean(jnp.square(zeros))) / 2
+                for ones, zeros in ((constant(code), constant(target)), (real, fake))
+            )
+        return ours, theirs, jnp.mean(real > fake)
 
 
 @jax.tree_util.register_dataclass
@@ -232,7 +208,7 @@ def from_config(config: ConfigDict, model: nnx.Module) -> Decoupling:
         UserError: an unknown term, no reconstruction, or an adversary by halves.
     """
     terms = parse_terms(config.loss, TERMS)
-    objective = Decoupling(terms, model.codecs, code_dim(model.feature_dim))
+    objective = Decoupling(terms, model.codecs)
     if "reconstruction" not in objective.names:
         raise UserError(
             f"config.loss={config.loss!r} has no reconstruction: codes that need not "

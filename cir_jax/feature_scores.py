@@ -3,8 +3,9 @@
     python -m cir_jax.feature_scores runs/dagn_stage1_quickstart
 
 * Of the insensitive code, for a linear probe: how often a logistic regression on its
-  mean over a patch tells compressed patches from their originals. It is fitted on one
-  folder of images and tested on another; 50 % is chance, and what an adversary is for.
+  mean over a patch tells compressed patches from their originals. One for each quality
+  is fitted on one folder of images and tested on another; 50 % is chance, and what an
+  adversary is for.
 * Of the sensitive code: the rank correlation of the told quality with the true one over
   all images and qualities, its mean error, and how often the codec is told rightly.
 """
@@ -27,15 +28,17 @@ from cir_jax.cli import DONE, INTERRUPTED, WRONG_USE
 from cir_jax.compression import Degradation, parse_compressions
 from cir_jax.data import manifest
 from cir_jax.errors import UserError
-from cir_jax.models.dagn_features import CodecScale, DAGNFeatures, codec_scales
+from cir_jax.models.dagn_features import DAGNFeatures, codec_scales
 from cir_jax.progress import progress_bar
 from cir_jax.tables import markdown
 
 EMBEDDED = 32
 """Patches that are put through the networks at a time."""
-RIDGE = 1e-3
+RIDGE = 1e-2
 """Of the probe, for each patch it is fitted on: keeps separable codes finite."""
 NEWTON_STEPS = 30
+ORIGINAL = -1
+"""Stands for the number of a degradation where there is none."""
 
 Patches = UInt8[np.ndarray, "n p p 3"]
 Codes = Float64[np.ndarray, "n d"]
@@ -104,61 +107,78 @@ def scores(
         console: where the progress is shown, if anywhere.
 
     Returns:
-        "probe", the share of patches that the probe tells rightly; "codecs", for each
-        one "spearman", "error" (in the codec's own scale) and "right", the share of
-        pictures whose codec is told rightly.
+        "rows", for each degradation its "codec" and "quality", the mean quality that is
+        "told" of the pictures and its mean "error", both in the codec's own scale, the
+        share of pictures whose codec is told "right"ly, and the share of patches that
+        a "probe" tells rightly; "probe", the mean of these; "spearman" by codec, over
+        all its qualities; and the number of "images" and of "patches".
 
     Raises:
         UserError: an image is smaller than a patch, or a codec is unknown to the model.
     """
     encoders = Encoders(model)
-    scales = codec_scales(model.codecs)
-    names = [scale.name for scale in scales]
+    scales = {scale.name: scale for scale in codec_scales(model.codecs)}
     for each in degradations:
-        if each.codec_name not in names:
+        if each.codec_name not in scales:
             raise UserError(
-                f"--codec {each.codec_name}: these weights know {', '.join(names)}"
+                f"--codec {each.codec_name}: these weights know {', '.join(scales)}"
             )
-    told: dict[str, list[tuple[float, float, bool]]] = {}
-    probed: dict[bool, list[tuple[Codes, Codes]]] = {False: [], True: []}
+    codes: dict[tuple[bool, int], list[Codes]] = {}
+    told: dict[int, list[tuple[float, bool]]] = {}
     with progress_bar(console or Console(quiet=True)) as bar:
         task = bar.add_task("measuring", total=len(fitted) + len(tested), note="")
         for index, path in enumerate([*fitted, *tested]):
             held_out = index >= len(fitted)
             clean = image_io.read_rgb(path)
             original = encoders(cut(clean, patch, path)).codes
-            for each in degradations:
+            codes.setdefault((held_out, ORIGINAL), []).append(original)
+            for number, each in enumerate(degradations):
                 seen = encoders(cut(each(clean, 1, index).degraded, patch, path))
-                probed[held_out].append((seen.codes, original))
+                codes.setdefault((held_out, number), []).append(seen.codes)
+                codec = list(scales).index(each.codec_name)
+                scale, quality = scales[each.codec_name], seen.qualities[codec]
+                own = scale.worst + quality * (scale.best - scale.worst)
                 if held_out:
-                    number = names.index(each.codec_name)
-                    quality = _own(scales[number], seen.qualities[number])
-                    row = (float(each.quality_name), quality, seen.codec == number + 1)
-                    told.setdefault(each.codec_name, []).append(row)
+                    told.setdefault(number, []).append((own, seen.codec == codec + 1))
             bar.update(task, advance=1)
-    (fit, fit_labels), (test, test_labels) = map(_stacked, probed.values())
-    right = probe(fit, fit_labels)(test) == test_labels
+
+    stacked = {key: np.concatenate(parts) for key, parts in codes.items()}
+    rows = []
+    for number, each in enumerate(degradations):
+        own, right = map(np.array, zip(*told[number], strict=True))
+        (fit, labels), (test, expected) = (
+            _both(stacked[held_out, number], stacked[held_out, ORIGINAL])
+            for held_out in (False, True)
+        )
+        rows.append(
+            {
+                "codec": each.codec_name,
+                "quality": each.quality_name,
+                "told": float(own.mean()),
+                "error": float(np.abs(own - each.quality_name).mean()),
+                "right": float(right.mean()),
+                "probe": float(np.mean(probe(fit, labels)(test) == expected)),
+            }
+        )
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for number, each in enumerate(degradations):
+        mine = [(float(each.quality_name), own) for own, _ in told[number]]
+        pairs.setdefault(each.codec_name, []).extend(mine)
     return {
-        "probe": float(right.mean()),
-        "codecs": {name: _compared(rows) for name, rows in told.items()},
+        "rows": rows,
+        "probe": float(np.mean([row["probe"] for row in rows])),
+        "spearman": {
+            name: spearman(*zip(*some, strict=True)) for name, some in pairs.items()
+        },
         "images": len(tested),
-        "patches": len(test),
+        "patches": len(stacked[True, ORIGINAL]),
     }
 
 
-def _own(scale: CodecScale, quality: float) -> float:
-    """A quality from 0 to 1 on a codec's own scale."""
-    return scale.worst + quality * (scale.best - scale.worst)
-
-
-def _compared(rows: Sequence[tuple[float, float, bool]]) -> dict[str, float]:
-    """What `scores` gives for a codec, of true and told qualities."""
-    true, told, right = map(np.array, zip(*rows, strict=True))
-    return {
-        "spearman": spearman(true, told),
-        "error": float(np.abs(true - told).mean()),
-        "right": float(right.mean()),
-    }
+def _both(compressed: Codes, original: Codes) -> tuple[Codes, Bool[np.ndarray, " m"]]:
+    """All codes, and which of them are of compressed patches."""
+    codes = np.concatenate([compressed, original])
+    return codes, np.arange(len(codes)) < len(compressed)
 
 
 def cut(image: UInt8[np.ndarray, "h w 3"], patch: int, path: Path) -> Patches:
@@ -174,15 +194,6 @@ def cut(image: UInt8[np.ndarray, "h w 3"], patch: int, path: Path) -> Patches:
     whole = image[: rows * patch, : columns * patch]
     tiles = whole.reshape(rows, patch, columns, patch, 3).swapaxes(1, 2)
     return tiles.reshape(-1, patch, patch, 3)
-
-
-def _stacked(
-    pairs: Sequence[tuple[Codes, Codes]],
-) -> tuple[Codes, Bool[np.ndarray, " n"]]:
-    """All codes, and which of them are of compressed patches: half of them."""
-    compressed, original = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    labels = np.arange(2 * len(compressed)) < len(compressed)
-    return np.concatenate([compressed, original]), labels
 
 
 def probe(codes: Codes, labels: Bool[np.ndarray, " n"]) -> Callable[[Codes], Any]:
@@ -217,16 +228,21 @@ def _ranks(values: Ranked) -> Float64[np.ndarray, " n"]:
 
 def table(found: dict[str, Any]) -> str:
     """What `scores` gives, as text."""
-    rows = [["codec", "rank correlation", "mean error", "codec told rightly"]]
-    rows += [
-        [name, f"{row['spearman']:.3f}", f"{row['error']:.1f}", f"{row['right']:.1%}"]
-        for name, row in found["codecs"].items()
-    ]
+    heads = ("codec", "quality", "quality told", "mean error", "codec told rightly")
+    rows = [[*heads, "probe tells rightly"]]
+    for row in found["rows"]:
+        numbers = (f"{row['told']:.1f}", f"{row['error']:.1f}", f"{row['right']:.1%}")
+        rows.append(
+            [row["codec"], str(row["quality"]), *numbers, f"{row['probe']:.1%}"]
+        )
+    ranks = ", ".join(
+        f"{name} {value:.3f}" for name, value in found["spearman"].items()
+    )
     return (
-        f"{markdown(rows)}\n\nquality told from the sensitive code of "
-        f"{found['images']} images\nlinear probe of the insensitive code: "
-        f"{found['probe']:.1%} of {found['patches']} patches told rightly, by chance "
-        "50%"
+        f"{markdown(rows)}\n\nsensitive code: rank correlation of the quality told of "
+        f"{found['images']} images: {ranks}\ninsensitive code: a linear probe tells "
+        f"{found['probe']:.1%} of {found['patches']} patches from their originals, by "
+        "chance 50%"
     )
 
 
@@ -245,7 +261,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--codec", default="jpeg", help="by commas; default: jpeg")
     parser.add_argument(
-        "--quality", action="append", help="as for cir evaluate; default: 5:95:10"
+        "--quality", action="append", help="as for cir evaluate; default: 5,10:90:10"
     )
     parser.add_argument("--patch", type=int, default=64, help="side; default: 64")
     parser.add_argument("--json", type=Path, help="write the scores")
@@ -262,7 +278,9 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError(
                 f"--patch {options.patch}: give a multiple of {model.multiple}"
             )
-        degradations = parse_compressions(options.codec, options.quality or ["5:95:10"])
+        degradations = parse_compressions(
+            options.codec, options.quality or ["5,10:90:10"]
+        )
         fitted, tested = (
             image_io.find_images(photos.resolve(folder))
             for folder in (options.fit, options.images)

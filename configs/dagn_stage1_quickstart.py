@@ -47,7 +47,7 @@ def get_config(form: str = "adversarial") -> ConfigDict:
     config.optimizer.clip_norm = 1.0
     config.adversary = ConfigDict({"updates": "none", "learning_rate": 0.0})
     if game:
-        config.adversary = ConfigDict({"updates": "alternating", "learning_rate": 4e-3})
+        config.adversary = ConfigDict({"updates": "alternating", "learning_rate": 2e-3})
 
     config.data = ConfigDict()
     config.data.records = "{workdir}/records"

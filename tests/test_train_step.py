@@ -102,7 +102,6 @@ def test_blocks_computed_again_take_less_memory_of_a_tpu():
             {"name": name}
             for name in (
                 "dagn",
-                "dagn_features",
                 "promptcir",
                 "promptir",
                 "restormer",

@@ -37,7 +37,6 @@ from cir_jax.models.layers import (
 )
 from cir_jax.models.pooling import Pool
 from cir_jax.ops.pixel_shuffle import pixel_shuffle, pixel_unshuffle
-from cir_jax.ops.spectral_norm import spectral_norm
 
 SCALES = 3
 """Of the features: a half, a quarter and an eighth of the image's sides."""
@@ -321,50 +320,25 @@ class QualityHead(nnx.Module):
 
 
 class Discriminator(nnx.Module):
-    """Four 3x3 convolutions of stride 2, spectrally normalised, and a mean.
+    """Three layers on the code at each place, and the mean over places.
 
     It gives a number for each code, large for an original's; not in [0, 1]. Codes of
     the two differ little, so that without a gain all its numbers would be near 0.
     """
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs, dtype: Dtype):
-        self.convs = nnx.List(
-            conv3x3(before, after, bias=True, stride=2, rngs=rngs, dtype=dtype)
-            for before, after in itertools.pairwise([dim, *self.widths(dim)])
-        )
+        options: Mapping[str, Any] = {"bias": True, "rngs": rngs, "dtype": dtype}
+        self.layer1 = PointwiseConv(dim, dim, **options)
+        self.layer2 = PointwiseConv(dim, dim, **options)
+        self.out = PointwiseConv(dim, 1, **options)
 
-    @staticmethod
-    def widths(dim: int) -> list[int]:
-        """The output channels of its convolutions, of codes of `dim` channels."""
-        return [dim, dim, dim, 1]
-
-    @property
-    def kernels(self) -> list[Float32[Array, "3 3 c d"]]:
-        """Those that are normalised."""
-        return [conv.kernel[...] for conv in self.convs]
-
-    def __call__(
-        self,
-        code: Float[Array, "b h w d"],
-        directions: Sequence[Float32[Array, " _"]],
-    ) -> Float32[Array, " b"]:
-        """Judges codes.
-
-        Args:
-            code: of images.
-            directions: for each of `kernels`, see spectral_norm.py.
-        """
+    def __call__(self, code: Float[Array, "b h w d"]) -> Float32[Array, " b"]:
         # By its direction at each place alone: no code becomes alike by becoming small.
         power = jnp.mean(jnp.square(code), axis=-1, keepdims=True, dtype=jnp.float32)
         x = code * jax.lax.rsqrt(power + 1e-6).astype(code.dtype)
-        for conv, direction in zip(self.convs, directions, strict=True):
-            # The convolution of a kernel divided by its norm.
-            norm = spectral_norm(conv.kernel[...], direction).astype(x.dtype)
-            bias = conv.bias[...].astype(x.dtype)
-            x = (conv(x) - bias) / norm + bias
-            if conv.out_features > 1:
-                x = jax.nn.leaky_relu(x, 0.2)
-        return JUDGE_GAIN * x.mean(axis=(1, 2, 3), dtype=jnp.float32)
+        for layer in (self.layer1, self.layer2):
+            x = jax.nn.leaky_relu(layer(x), 0.2)
+        return JUDGE_GAIN * self.out(x).mean(axis=(1, 2, 3), dtype=jnp.float32)
 
 
 class Up(nnx.Module):
