@@ -175,7 +175,9 @@ def scores(
     }
 
 
-def _both(compressed: Codes, original: Codes) -> tuple[Codes, Bool[np.ndarray, " m"]]:
+def _both(
+    compressed: Codes, original: Codes
+) -> tuple[Float64[np.ndarray, "m d"], Bool[np.ndarray, " m"]]:
     """All codes, and which of them are of compressed patches."""
     codes = np.concatenate([compressed, original])
     return codes, np.arange(len(codes)) < len(compressed)
@@ -203,7 +205,7 @@ def probe(codes: Codes, labels: Bool[np.ndarray, " n"]) -> Callable[[Codes], Any
     """
     mean, deviation = codes.mean(0), codes.std(0) + 1e-8
 
-    def inputs(x: Codes) -> Codes:
+    def inputs(x: Codes) -> Float64[np.ndarray, "n _"]:
         return np.column_stack([(x - mean) / deviation, np.ones(len(x))])
 
     x = inputs(codes)

@@ -118,6 +118,7 @@ def config(records, validation):
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("updates", ["alternating", "simultaneous"])
 def test_both_players_train_and_resume_to_the_last_bit(updates, config, tmp_path):
     config.adversary.updates = updates
@@ -138,6 +139,7 @@ def test_both_players_train_and_resume_to_the_last_bit(updates, config, tmp_path
     assert len(states[0]["opt_state"]) == (2 if updates == "alternating" else 1)
 
 
+@pytest.mark.slow
 def test_the_second_stage_starts_from_the_first_one_and_leaves_it_alone(
     config, records, validation, tmp_path
 ):

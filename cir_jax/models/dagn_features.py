@@ -197,7 +197,7 @@ class InsensitiveEncoder(nnx.Module):
 class SensitiveEncoder(nnx.Module):
     """Images to maps of how they were compressed, and its head.
 
-    Beside the image it sees its `detail`, or the head learns ten times more slowly:
+    Beside the image it sees its `detail`, or the head learns far more slowly:
     what compression leaves is small beside what the picture shows.
     """
 
