@@ -15,7 +15,15 @@ from cir_jax.models import abstract_model, build_model, model_names
 
 
 def test_the_names_are_the_files_of_the_papers():
-    papers = {"perceive_ir", "promptcir", "promptir", "restormer", "ucip"}
+    papers = {
+        "dagn",
+        "dagn_features",
+        "perceive_ir",
+        "promptcir",
+        "promptir",
+        "restormer",
+        "ucip",
+    }
     assert papers | {"guided"} <= set(model_names())
     for name in model_names():
         assert hasattr(importlib.import_module(f"cir_jax.models.{name}"), "Model")
