@@ -27,7 +27,7 @@ train() { # CONFIG WORKDIR FLAGS...
 
 # What the table calls each, its features, and the first stage that they come from.
 variants=(
-  "none none adversarial"
+  "base none adversarial"
   "sensitive sensitive adversarial"
   "insensitive insensitive adversarial"
   "both both adversarial"

@@ -143,7 +143,7 @@ def test_dagns_ablation_trains_both_stages_and_prints_one_table(fakes, tmp_path)
     first = [n for n, line in enumerate(ran) if "init_from" in line]
     assert len(first) == 5 and min(first) > 3  # after both first stages and scores
     last = result.stdout.splitlines()[-1]
-    assert last.startswith("cir evaluate --weights none=") and "table.md" in last
+    assert last.startswith("cir evaluate --weights base=") and "table.md" in last
     for line in trained[2:]:
         assert re.search(r"--workdir=(\S+)", line)[1] in last
 
