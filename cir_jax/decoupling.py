@@ -31,11 +31,11 @@ from ml_collections import ConfigDict
 
 from cir_jax import device_metrics
 from cir_jax.errors import UserError
+from cir_jax.experiment import FEATURES
 from cir_jax.losses import l1, parse_terms
 from cir_jax.models.dagn_features import Discriminator, codec_scales
 from cir_jax.objectives import Batch, Metrics, Objective
 
-MODEL = "dagn_features"
 ADVERSARIAL = ("hinge", "least_squares")
 TERMS = ("reconstruction", *ADVERSARIAL, "alignment", "quality", "ranking", "codec")
 MARGIN = 0.05
@@ -221,7 +221,7 @@ def from_config(config: ConfigDict, model: nnx.Module) -> Decoupling:
         )
     if config.data.tasks:
         raise UserError(
-            f"config.data.tasks={tuple(config.data.tasks)}: {MODEL} tells codecs, "
+            f"config.data.tasks={tuple(config.data.tasks)}: {FEATURES} tells codecs, "
             "which config.model.codecs names: set it to ()"
         )
     halves = {

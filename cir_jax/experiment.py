@@ -12,6 +12,8 @@ from cir_jax.errors import UserError, unknown
 
 PERCEIVER, CROSS_ENTROPY = "quality_perceiver", "cross_entropy"
 """The model and the loss of Perceive-IR's stage 1."""
+FEATURES = "dagn_features"
+"""The model of DAGN's first stage, which may have an adversary."""
 ANY = object()
 """Stands for a sub-config that its own reader checks."""
 
@@ -172,6 +174,7 @@ def check(config: ConfigDict) -> None:
             f"config.checkpoint.every={config.checkpoint.every}: an evaluation belongs "
             "to a checkpoint, so make it one"
         )
+    _check_adversary(config)
     if trains_prompts(config):
         if config.loss != CROSS_ENTROPY:
             raise unknown(f"config.loss of {PERCEIVER}", config.loss, [CROSS_ENTROPY])
@@ -179,13 +182,29 @@ def check(config: ConfigDict) -> None:
         # Here, because JAX takes seconds to load.
         from cir_jax import decoupling, losses
 
-        if config.model.get("name") == decoupling.MODEL:
+        if config.model.get("name") == FEATURES:
             losses.parse_terms(config.loss, decoupling.TERMS)
         else:
             losses.parse_loss(config.loss)
     if not config.evaluation.qualities:
         raise UserError("config.evaluation.qualities is empty: give one at least")
     compressions(config.evaluation.codec, config.evaluation.qualities)
+
+
+def _check_adversary(config: ConfigDict) -> None:
+    """Refuses a second player for a network that has none, or one that cannot move."""
+    if config.adversary.updates == "none":
+        return
+    if config.model.get("name") != FEATURES:
+        raise UserError(
+            f"config.adversary.updates={config.adversary.updates!r} is for "
+            f"config.model.name={FEATURES!r}: set it to 'none'"
+        )
+    if config.adversary.learning_rate <= 0:
+        raise UserError(
+            "config.adversary.learning_rate must be above 0: it is "
+            f"{config.adversary.learning_rate}"
+        )
 
 
 def trains_prompts(config: ConfigDict) -> bool:

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from cir_jax import decoupling, objectives, optimizers, parallel
+from cir_jax.experiment import FEATURES
 from cir_jax.models import DTYPES, abstract_model
 from cir_jax.models.layers import RestorationModel
 from cir_jax.objectives import Batch, Objective
@@ -228,7 +229,7 @@ def objective_of(config: ConfigDict, model: RestorationModel) -> Objective:
     Raises:
         UserError: see `objectives.from_config` and `decoupling.from_config`.
     """
-    if config.model.name == decoupling.MODEL:
+    if config.model.name == FEATURES:
         return decoupling.from_config(config, model)
     return objectives.from_config(config)
 

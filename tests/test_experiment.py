@@ -63,6 +63,8 @@ def set_field(config, name, value):
         ("data.grid_phase", "alined", "did you mean 'aligned'"),
         ("optimizer.decay", "cosin", "did you mean 'cosine'"),
         ("optimizer.learning_rate", 0.0, "learning_rate must be above 0"),
+        ("adversary.updates", "alternate", "did you mean 'alternating'"),
+        ("adversary.updates", "simultaneous", "is for config.model.name='dagn_feat"),
         ("evaluation.codec", "jpg", "did you mean 'jpeg'"),
         ("evaluation.qualities", (), "config.evaluation.qualities is empty"),
         ("evaluation.qualities", (10, 101), "quality 101 is outside jpeg's range"),
@@ -72,6 +74,13 @@ def set_field(config, name, value):
 def test_a_wrong_field_is_named(config, name, value, words):
     set_field(config, name, value)
     with pytest.raises(UserError, match=words):
+        experiment.check(config)
+
+
+def test_an_adversary_that_cannot_move_is_refused():
+    config = load(QUICKSTART.with_name("dagn_stage1_quickstart.py"))
+    config.adversary.learning_rate = 0.0
+    with pytest.raises(UserError, match=r"adversary\.learning_rate must be above 0"):
         experiment.check(config)
 
 
