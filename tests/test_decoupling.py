@@ -55,7 +55,9 @@ def setting(game="hinge", **model):
     return network, objective, batch, objective.memory
 
 
-@pytest.mark.parametrize("game", decoupling.ADVERSARIAL)
+@pytest.mark.parametrize(
+    "game", ["hinge", pytest.param("least_squares", marks=pytest.mark.slow)]
+)
 def test_each_player_gets_the_gradient_of_its_own_loss_alone(game):
     network, objective, batch, memory = setting(game)
     graphdef, params = nnx.split(network, nnx.Param)

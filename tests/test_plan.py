@@ -269,6 +269,7 @@ def flops(path, **changes):
     return estimate.lowered_step(*plan.training(config, jax.devices()[:1]))[1]
 
 
+@pytest.mark.slow
 def test_what_saves_memory_is_no_work_for_the_model(config, monkeypatch):
     once = flops(config)
     assert once > 0

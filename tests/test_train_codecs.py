@@ -42,6 +42,7 @@ def config(two_codecs, validation):
     return config
 
 
+@pytest.mark.slow
 def test_a_grey_network_trains_on_grey_records(config, tmp_path, records):
     config.model = tiny.LIGHT | {"channels": 1}
     config.data.records = str(records)
@@ -111,6 +112,7 @@ def test_codecs_and_data_that_differ_are_refused(config, tmp_path, codecs, words
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_prompt_tuning_changes_what_it_says_bit_for_bit(
     config, tmp_path, validation, capsys
 ):
