@@ -67,7 +67,7 @@ def test_all_terms_train_resume_exactly_and_leave_frozen_networks_alone(
 ):
     # What FLOPs are counted of takes as long to trace again; see the next test.
     monkeypatch.setattr(objectives.Restoration, "alone", lambda objective: objective)
-    config.steps, config.evaluation.every = 4, 4
+    config.steps, config.evaluation.every, config.checkpoint.every = 2, 2, 1
     whole = train_and_evaluate(config, tmp_path / "whole")
     told = capsys.readouterr().err
     assert "frozen per device, without gradient or optimizer: clip" in told
@@ -80,10 +80,10 @@ def test_all_terms_train_resume_exactly_and_leave_frozen_networks_alone(
 
     # As if the second half of it had not happened.
     cut = shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    shutil.rmtree(cut / "checkpoints" / "4")
+    shutil.rmtree(cut / "checkpoints" / "2")
     (cut / weights.WORKDIR_NAME).unlink()
     train_and_evaluate(config, cut)
-    assert "2 of 4 steps done" in " ".join(capsys.readouterr().err.split())
+    assert "1 of 2 steps done" in " ".join(capsys.readouterr().err.split())
     ours, expected = (
         weights.read(folder / weights.WORKDIR_NAME)[1]
         for folder in (cut, tmp_path / "whole")
