@@ -26,6 +26,8 @@ from cir_jax.optimizers import Turn
 from cir_jax.train import initial_model, train_and_evaluate
 from cir_jax.train_step import TrainState, make_step
 
+SLOW = pytest.mark.slow
+
 
 def small_config(records, validation):
     """The quickstart experiment with the smallest network, for a few steps."""
@@ -157,7 +159,10 @@ def damage(folder, how):
         path.write_bytes(content if how == "flipped" else content[:100])
 
 
-@pytest.mark.parametrize("how", ["cut", "flipped", "missing"])
+@pytest.mark.parametrize(
+    "how",
+    ["cut", pytest.param("flipped", marks=SLOW), pytest.param("missing", marks=SLOW)],
+)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     finished, config, tmp_path, capsys, how
 ):

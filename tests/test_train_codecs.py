@@ -62,6 +62,7 @@ def evaluated(workdir, folder, *arguments):
     return cli.run([*fixed, *arguments])
 
 
+@pytest.mark.slow
 def test_a_network_that_is_told_the_codec(config, tmp_path, validation, capsys):
     report = train_and_evaluate(config, tmp_path / "run")
     told = f"told the codec: {config.model.name}"

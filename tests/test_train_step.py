@@ -79,6 +79,7 @@ def test_a_batch_in_several_passes_gives_the_same_step():
     assert_same_step(passes(state, batch, {}), once(state, batch, {}))
 
 
+@pytest.mark.slow
 def test_blocks_computed_again_give_the_same_step():
     plain, state, batch = step_of(tiny.light())
     again, _, _ = step_of(tiny.light(), policy="blocks")

@@ -85,6 +85,7 @@ def test_other_networks_can_be_guided(network, semantics):
     assert model.multiple == abstract_model(network).multiple
 
 
+@pytest.mark.slow
 def test_guidance_changes_another_network_by_the_content_that_it_is_given():
     network = {"name": "restormer", **SMALLEST}
     model = build_model(
