@@ -32,12 +32,10 @@ from ml_collections import ConfigDict
 from cir_jax import device_metrics
 from cir_jax.errors import UserError
 from cir_jax.experiment import FEATURES
-from cir_jax.losses import l1, parse_terms
+from cir_jax.losses import ADVERSARIAL, DECOUPLING, l1, parse_terms
 from cir_jax.models.dagn_features import Discriminator, codec_scales
 from cir_jax.objectives import Batch, Metrics, Objective
 
-ADVERSARIAL = ("hinge", "least_squares")
-TERMS = ("reconstruction", *ADVERSARIAL, "alignment", "quality", "ranking", "codec")
 MARGIN = 0.05
 """Of the ranking, in parts of a codec's range."""
 
@@ -207,7 +205,7 @@ def from_config(config: ConfigDict, model: nnx.Module) -> Decoupling:
     Raises:
         UserError: an unknown term, no reconstruction, or an adversary by halves.
     """
-    terms = parse_terms(config.loss, TERMS)
+    terms = parse_terms(config.loss, DECOUPLING)
     objective = Decoupling(terms, model.codecs)
     if "reconstruction" not in objective.names:
         raise UserError(

@@ -149,6 +149,12 @@ LEAST = {
 }
 
 
+def file_and_form(text: str) -> tuple[Path, str]:
+    """A config's file, and the form behind its colon: configs/ucip.py:oracle; or ""."""
+    stem, colon, form = text.partition(".py:")
+    return (Path(f"{stem}.py"), form) if colon else (Path(text), "")
+
+
 def check(config: ConfigDict) -> None:
     """Checks that a config has just the fields that the code reads, with fit values.
 
@@ -179,11 +185,10 @@ def check(config: ConfigDict) -> None:
         if config.loss != CROSS_ENTROPY:
             raise unknown(f"config.loss of {PERCEIVER}", config.loss, [CROSS_ENTROPY])
     else:
-        # Here, because JAX takes seconds to load.
-        from cir_jax import decoupling, losses
+        from cir_jax import losses  # here, because JAX takes seconds to load
 
         if config.model.get("name") == FEATURES:
-            losses.parse_terms(config.loss, decoupling.TERMS)
+            losses.parse_terms(config.loss, losses.DECOUPLING)
         else:
             losses.parse_loss(config.loss)
     if not config.evaluation.qualities:

@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ from cir_jax.compression import Degradation, parse_compressions
 from cir_jax.data import manifest
 from cir_jax.errors import UserError
 from cir_jax.models.dagn_features import DAGNFeatures, codec_scales
+from cir_jax.patches import cut_patches
 from cir_jax.progress import progress_bar
 from cir_jax.tables import markdown
 
@@ -45,47 +46,50 @@ Codes = Float64[np.ndarray, "n d"]
 Ranked = Sequence[float] | Float64[np.ndarray, " n"]
 
 
-class Seen(NamedTuple):
-    """What the networks make of the patches of a picture.
-
-    Attributes:
-        codes: the insensitive code of each, its mean over the patch.
-        codec: the number of the codec that the whole picture is told to be of, 0 for
-            none.
-        qualities: of the whole picture, were it each codec, 0 to 1.
-    """
-
-    codes: Codes
-    codec: int
-    qualities: Float64[np.ndarray, " k"]
-
-
 class Encoders:
-    """Both encoders, compiled once."""
+    """Both encoders, compiled once each."""
 
     def __init__(self, model: DAGNFeatures):
         graphdef, self._params = nnx.split(model, nnx.Param)
 
-        @jax.jit
-        def seen(params: Any, pixels: jax.Array) -> tuple[jax.Array, ...]:
-            model = nnx.merge(graphdef, params)
-            images = pixels[..., : model.channels] / np.float32(255)
-            code = model.insensitive.code(images)
+        def compiled(apply: Callable[[DAGNFeatures, jax.Array], Any]) -> Any:
+            @jax.jit
+            def program(params: Any, pixels: jax.Array) -> Any:
+                model = nnx.merge(graphdef, params)
+                return apply(model, pixels[..., : model.channels] / np.float32(255))
+
+            return program
+
+        def told(model: DAGNFeatures, images: jax.Array) -> tuple[jax.Array, jax.Array]:
             told = model.sensitive.identify(images)
-            return code.mean((1, 2)), jax.nn.softmax(told.logits), told.qualities
+            return jax.nn.softmax(told.logits), told.qualities
 
-        self._seen = seen
+        self._codes = compiled(lambda m, x: (m.insensitive.code(x).mean((1, 2)),))
+        self._told = compiled(told)
 
-    def __call__(self, patches: Patches) -> Seen:
-        """What they make of the patches of one picture."""
+    def codes(self, patches: Patches) -> Codes:
+        """The insensitive code of each patch, its mean over the patch."""
+        (codes,) = self._over(self._codes, patches)
+        return codes
+
+    def told(self, patches: Patches) -> tuple[int, Float64[np.ndarray, " k"]]:
+        """What the patches of one picture tell of it, in the mean.
+
+        Returns:
+            The number of the codec that it is told to be of, 0 for none; and its
+            quality, were it each codec, 0 to 1.
+        """
+        shares, qualities = self._over(self._told, patches)
+        return int(shares.mean(0).argmax()), qualities.mean(0)
+
+    def _over(self, program: Any, patches: Patches) -> list[Codes]:
         parts = []
         for start in range(0, len(patches), EMBEDDED):
             some = patches[start : start + EMBEDDED]
             full = np.resize(some, (EMBEDDED, *some.shape[1:]))  # one program
-            told = self._seen(self._params, full)
-            parts.append([np.asarray(x, np.float64)[: len(some)] for x in told])
-        codes, shares, qualities = map(np.concatenate, zip(*parts, strict=True))
-        return Seen(codes, int(shares.mean(0).argmax()), qualities.mean(0))
+            found = program(self._params, full)
+            parts.append([np.asarray(x, np.float64)[: len(some)] for x in found])
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
 def scores(
@@ -130,16 +134,16 @@ def scores(
         for index, path in enumerate([*fitted, *tested]):
             held_out = index >= len(fitted)
             clean = image_io.read_rgb(path)
-            original = encoders(cut(clean, patch, path)).codes
+            original = encoders.codes(cut_patches(clean, patch, path))
             codes.setdefault((held_out, ORIGINAL), []).append(original)
             for number, each in enumerate(degradations):
-                seen = encoders(cut(each(clean, 1, index).degraded, patch, path))
-                codes.setdefault((held_out, number), []).append(seen.codes)
-                codec = list(scales).index(each.codec_name)
-                scale, quality = scales[each.codec_name], seen.qualities[codec]
-                own = scale.worst + quality * (scale.best - scale.worst)
+                seen = cut_patches(each(clean, 1, index).degraded, patch, path)
+                codes.setdefault((held_out, number), []).append(encoders.codes(seen))
                 if held_out:
-                    told.setdefault(number, []).append((own, seen.codec == codec + 1))
+                    codec, qualities = encoders.told(seen)
+                    expected = list(scales).index(each.codec_name)
+                    own = scales[each.codec_name].own(qualities[expected])
+                    told.setdefault(number, []).append((own, codec == expected + 1))
             bar.update(task, advance=1)
 
     stacked = {key: np.concatenate(parts) for key, parts in codes.items()}
@@ -181,21 +185,6 @@ def _both(
     """All codes, and which of them are of compressed patches."""
     codes = np.concatenate([compressed, original])
     return codes, np.arange(len(codes)) < len(compressed)
-
-
-def cut(image: UInt8[np.ndarray, "h w 3"], patch: int, path: Path) -> Patches:
-    """All patches of an image, side by side; what is left at the borders is left out.
-
-    Raises:
-        UserError: the image is smaller than a patch.
-    """
-    rows, columns = (side // patch for side in image.shape[:2])
-    if not rows * columns:
-        height, width, _ = image.shape
-        raise UserError(f"{path} is {width}x{height} pixels, smaller than a patch")
-    whole = image[: rows * patch, : columns * patch]
-    tiles = whole.reshape(rows, patch, columns, patch, 3).swapaxes(1, 2)
-    return tiles.reshape(-1, patch, patch, 3)
 
 
 def probe(codes: Codes, labels: Bool[np.ndarray, " n"]) -> Callable[[Codes], Any]:

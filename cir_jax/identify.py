@@ -141,9 +141,11 @@ class Identifier:
         if codec == NO_CODEC:
             return Estimate(codec, probability, None, None, None, probabilities)
         number = names.index(codec) - 1
-        _, worst, best = self.scales[number]
-        quality = worst + (best - worst) * min(max(qualities[number], 0.0), 1.0)
-        return Estimate(codec, probability, quality, worst, best, probabilities)
+        scale = self.scales[number]
+        quality = scale.own(min(max(qualities[number], 0.0), 1.0))
+        return Estimate(
+            codec, probability, quality, scale.worst, scale.best, probabilities
+        )
 
 
 def _batches(

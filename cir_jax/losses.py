@@ -51,6 +51,16 @@ LOSSES = {"l1": l1, "charbonnier": charbonnier, "mse": mse, "fft": fft, "ssim": 
 CONTRASTIVE, CLIP_QUALITY, DIFFICULTY = "contrastive", "clip_quality", "difficulty"
 GUIDED = (CONTRASTIVE, CLIP_QUALITY, DIFFICULTY)
 """Perceive-IR's, which need more than these images, see perception_losses.py."""
+ADVERSARIAL = ("hinge", "least_squares")
+DECOUPLING = (
+    "reconstruction",
+    *ADVERSARIAL,
+    "alignment",
+    "quality",
+    "ranking",
+    "codec",
+)
+"""Those of DAGN's first stage, see decoupling.py."""
 
 
 def parse_loss(text: str) -> tuple[tuple[float, str], ...]:

@@ -77,10 +77,8 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 def _file_and_form() -> tuple[Path, str]:
-    """The config's file, and what stands behind its colon: configs/ucip.py:oracle."""
     text = config_flags.get_config_filename(flags.FLAGS["config"])
-    stem, _, form = text.partition(".py:")
-    return (Path(f"{stem}.py"), form) if form else (Path(text), "")
+    return experiment.file_and_form(text)
 
 
 def _run(_: list[str]) -> None:

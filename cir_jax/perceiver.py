@@ -32,6 +32,7 @@ from cir_jax.loop import Scored, Training, run, start
 from cir_jax.models import DTYPES
 from cir_jax.models.layers import normal
 from cir_jax.objectives import Batch, Metrics, Objective
+from cir_jax.patches import cut_patches
 from cir_jax.restore import Restorer
 from cir_jax.tables import markdown
 from cir_jax.train_step import TrainState
@@ -260,18 +261,11 @@ def held_out_tiers(
     """
     for index, path in enumerate(images):
         clean = image_io.read_rgb(path)
-        height, width, _ = clean.shape
-        if min(height, width) < patch:
-            raise UserError(
-                f"{path} is {width}x{height} pixels, smaller than "
-                f"config.data.patch={patch}: leave it out"
-            )
+        best = cut_patches(clean, patch, path)
         for degradation in degradations:
             low = degradation(clean, 1, index).degraded
-            whole = np.stack([low, medium(low), clean])
-            for y in range(0, height - patch + 1, patch):
-                for x in range(0, width - patch + 1, patch):
-                    yield whole[:, y : y + patch, x : x + patch]
+            worse = (cut_patches(image, patch, path) for image in (low, medium(low)))
+            yield from map(np.stack, zip(*worse, best, strict=True))
 
 
 def embed(encoder: clip.CLIP, tiers: Iterator[Tiers]) -> Float32[np.ndarray, "n 3 d"]:

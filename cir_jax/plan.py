@@ -128,12 +128,12 @@ def load(name: str, changes: Sequence[str] = ()) -> tuple[ConfigDict, int | None
     Raises:
         UserError: there is no such file or stage, or a field is wrong.
     """
-    path, _, stage = name.partition(":")
-    if not Path(path).is_file():
+    path, stage = experiment.file_and_form(name)
+    if not path.is_file():
         raise UserError(f"config file {path} does not exist")
     fields = dict(named(text, "--set", "FIELD=VALUE") for text in changes)
     try:
-        config = runpy.run_path(path)["get_config"](*filter(None, [stage]))
+        config = runpy.run_path(str(path))["get_config"](*filter(None, [stage]))
         config.update_from_flattened_dict(
             {field: _value(text) for field, text in fields.items()}
         )

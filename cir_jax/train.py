@@ -30,8 +30,6 @@ from cir_jax.errors import UserError
 from cir_jax.image_sets import ImageFolder
 from cir_jax.loop import Scored, Training, run, start
 from cir_jax.models import DTYPES, abstract_model, build_model
-from cir_jax.models.dagn import DAGN
-from cir_jax.models.dagn_features import DAGNFeatures
 from cir_jax.objectives import REFERENCE
 from cir_jax.restore import Restorer
 from cir_jax.scores import Report
@@ -41,8 +39,6 @@ from cir_jax.train_step import TrainState, objective_of
 def initial_model(config: ConfigDict) -> nnx.Module:
     """The model before the first step: drawn from the seed, or `init_from`'s weights.
 
-    DAGN may start from the weights of its first stage, which are its encoders alone.
-
     Raises:
         UserError: no such model or weights, or weights of another model.
     """
@@ -51,17 +47,10 @@ def initial_model(config: ConfigDict) -> nnx.Module:
     if not config.init_from:
         return model
     start = weights.load(config.init_from, dtype=dtype)
-    if start.config == model.config:
-        return start
-    if isinstance(start, DAGNFeatures) and isinstance(model, DAGN):
-        try:
-            return model.adopting(start)
-        except UserError as error:
-            raise UserError(f"config.init_from={config.init_from}: {error}") from error
-    raise UserError(
-        f"config.init_from={config.init_from} holds a model of config "
-        f"{start.config}, but config.model is {model.config}: make them equal"
-    )
+    try:
+        return model.adopting(start)
+    except UserError as error:
+        raise UserError(f"config.init_from={config.init_from} {error}") from error
 
 
 def train_and_evaluate(

@@ -7,8 +7,9 @@ import tiny
 from flax import nnx
 
 from cir_jax import cli, feature_scores, image_io, weights
-from cir_jax.feature_scores import cut, probe, spearman
+from cir_jax.feature_scores import probe, spearman
 from cir_jax.models import build_model
+from cir_jax.patches import cut_patches
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_a_probe_tells_what_a_plane_can_tell_and_nothing_else():
 
 def test_patches_are_cut_side_by_side():
     image = np.arange(5 * 9 * 3, dtype=np.uint8).reshape(5, 9, 3)
-    patches = cut(image, 4, Path("image.png"))
+    patches = cut_patches(image, 4, Path("image.png"))
     assert patches.shape == (2, 4, 4, 3)
     np.testing.assert_array_equal(patches[1], image[:4, 4:8])
 

@@ -33,8 +33,8 @@ from cir_jax.models.dagn_features import (
     SensitiveEncoder,
     Up,
     residual_blocks,
+    widths,
 )
-from cir_jax.models.dagn_features import widths as feature_widths
 from cir_jax.models.layers import (
     Linear,
     PointwiseConv,
@@ -97,21 +97,19 @@ class DAGN(RestorationModel):
         self.codecs, self.guidance = tuple(codecs), guidance
         self.channels = channels
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
-        widths = [dim << level for level in range(SCALES + 1)]
+        own = widths(dim, SCALES + 1)
 
         # --- the base
         self.head = conv3x3(channels, dim, bias=True, **options)
-        self.encoder = nnx.List(residual_blocks(w, blocks, **options) for w in widths)
-        self.down = nnx.List(Down(w, 2 * w, **options) for w in widths[:-1])
-        self.up = nnx.List(Up(2 * w, w, **options) for w in widths[:-1])
-        self.decoder = nnx.List(
-            residual_blocks(w, blocks, **options) for w in widths[:-1]
-        )
+        self.encoder = nnx.List(residual_blocks(w, blocks, **options) for w in own)
+        self.down = nnx.List(Down(w, 2 * w, **options) for w in own[:-1])
+        self.up = nnx.List(Up(2 * w, w, **options) for w in own[:-1])
+        self.decoder = nnx.List(residual_blocks(w, blocks, **options) for w in own[:-1])
         self.tail = conv3x3(dim, channels, bias=True, **options)
 
         # --- what guides it
         sizes = (channels, feature_dim, feature_blocks)
-        guided = list(zip(widths[1:], feature_widths(feature_dim), strict=True))
+        guided = list(zip(own[1:], widths(feature_dim), strict=True))
         tells, keeps = (guidance in (kind, "both") for kind in GUIDANCE[1:3])
         self.sensitive = (
             SensitiveEncoder(*sizes, self.codecs, **options) if tells else None
@@ -166,23 +164,26 @@ class DAGN(RestorationModel):
             x = self.decoder[level](x)
         return image + self.tail(x)
 
-    def adopting(self, features: DAGNFeatures) -> "DAGN":
-        """This network with the encoders that were trained in its first stage.
+    def adopting(self, trained: RestorationModel) -> RestorationModel:
+        """As any network does; or with the encoders of its first stage, `DAGNFeatures`.
 
         Raises:
-            UserError: they are of another size, or for other codecs.
+            UserError: they are of another size or for other codecs, or it is another
+                network.
         """
+        if not isinstance(trained, DAGNFeatures):
+            return super().adopting(trained)
         for name in ("feature_dim", "feature_blocks", "codecs", "channels"):
-            ours, theirs = getattr(self, name), getattr(features, name)
+            ours, theirs = getattr(self, name), getattr(trained, name)
             if ours != theirs:
                 raise UserError(
-                    f"its encoders have {name} {theirs}, config.model has {ours}: make "
-                    "them equal"
+                    f"holds encoders that have {name} {theirs}, config.model has {ours}"
+                    ": make them equal"
                 )
         if self.sensitive:
-            self.sensitive = features.sensitive
+            self.sensitive = trained.sensitive
         if self.insensitive:
-            self.insensitive = features.insensitive
+            self.insensitive = trained.insensitive
         return self
 
 

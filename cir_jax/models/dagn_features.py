@@ -75,6 +75,10 @@ class CodecScale(NamedTuple):
     worst: int
     best: int
 
+    def own(self, share: float) -> float:
+        """The codec's quality that counts as a number from 0 to 1."""
+        return self.worst + (self.best - self.worst) * share
+
 
 def codec_scales(texts: Sequence[str]) -> tuple[CodecScale, ...]:
     """Reads the codecs that a head tells apart, such as "jpeg 1 100" or "hevc 51 0".
@@ -239,9 +243,9 @@ def detail(image: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     return DETAIL_GAIN * (image - total / 9)
 
 
-def widths(dim: int) -> list[int]:
-    """Channels of the features at every scale."""
-    return [dim << level for level in range(SCALES)]
+def widths(dim: int, levels: int = SCALES) -> list[int]:
+    """Channels at every scale of features, or at so many levels: each twice as many."""
+    return [dim << level for level in range(levels)]
 
 
 def code_dim(dim: int) -> int:

@@ -87,6 +87,20 @@ class RestorationModel(nnx.Module):
                 config[name] = list(value) if isinstance(value, tuple) else value
         return config
 
+    def adopting(self, trained: "RestorationModel") -> "RestorationModel":
+        """The network that training goes on from, given trained weights; may be either.
+
+        Raises:
+            UserError: these are of another config; the sentence is to follow the name
+                of the weights.
+        """
+        if trained.config != self.config:
+            raise UserError(
+                f"holds a model of config {trained.config}, but config.model is "
+                f"{self.config}: make them equal"
+            )
+        return trained
+
     def check_size(self, image: Float[Array, "b h w c"]) -> None:
         """Refuses an image whose size is no multiple of `multiple`.
 
