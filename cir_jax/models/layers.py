@@ -19,12 +19,12 @@ from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float
 
 from cir_jax.errors import UserError, unknown
+from cir_jax.ops.affine import Affine
 from cir_jax.ops.depthwise import depthwise_conv
-from cir_jax.ops.gated_gelu import gated_gelu
+from cir_jax.ops.gated_feed_forward import gated_feed_forward
 from cir_jax.ops.layer_norm import bias_free_layer_norm, layer_norm
-from cir_jax.ops.matmul import matmul
+from cir_jax.ops.multi_dconv_attention import multi_dconv_attention
 from cir_jax.ops.pixel_shuffle import pixel_shuffle, pixel_unshuffle
-from cir_jax.ops.transposed_attention import transposed_attention
 
 
 class RestorationModel(nnx.Module):
@@ -225,12 +225,7 @@ def conv3x3(
 
 
 class Linear(nnx.Linear):
-    """A linear layer over channels that can compute some of its outputs alone.
-
-    Computing halves or thirds one by one is how the blocks below avoid to split a wide
-    map: a split copies the map, its gradient copies it once more, and on CPU both cost
-    more than the products.
-    """
+    """A linear layer over channels."""
 
     def __init__(
         self,
@@ -253,12 +248,13 @@ class Linear(nnx.Linear):
             rngs=rngs,
         )
 
-    def __call__(
-        self, x: Float[Array, "*b c"], outputs: slice = slice(None)
-    ) -> Float[Array, "*b d"]:
-        kernel = self.kernel[:, outputs].astype(self.dtype)
-        y = matmul(x.astype(self.dtype), kernel)
-        return y if self.bias is None else y + self.bias[outputs].astype(self.dtype)
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b d"]:
+        return self.affine(x.astype(self.dtype))
+
+    @property
+    def affine(self) -> Affine:
+        """Its parameters in the type that it computes in, for operations."""
+        return _affine(self)
 
 
 def linear(inputs: int, outputs: int, **options: Any) -> Linear:
@@ -292,10 +288,7 @@ class PointwiseConv(Linear):
 
 
 class DepthwiseConv(nnx.Module):
-    """Convolution of each channel by itself, 3x3 by default; zeros outside.
-
-    Given `channels`, x holds only those, and only their kernels are used.
-    """
+    """Convolution of each channel by itself, 3x3 by default; zeros outside."""
 
     def __init__(
         self,
@@ -314,18 +307,19 @@ class DepthwiseConv(nnx.Module):
         self.bias = nnx.Param(bias_init(rngs.params(), (channels,))) if bias else None
         self.dtype = dtype
 
-    def __call__(
-        self, x: Float[Array, "b h w c"], channels: slice = slice(None)
-    ) -> Float[Array, "b h w c"]:
-        kernel = self.kernel[:, :, channels].astype(self.dtype)
-        y = depthwise_conv(x.astype(self.dtype), kernel)
-        return y if self.bias is None else y + self.bias[channels].astype(self.dtype)
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        affine = self.affine
+        return affine.add_bias(depthwise_conv(x.astype(self.dtype), affine.kernel))
+
+    @property
+    def affine(self) -> Affine:
+        """Its parameters in the type that it computes in, for operations."""
+        return _affine(self)
 
 
-def parts(channels: int, count: int) -> list[slice]:
-    """Cuts `channels` into `count` slices of the same length."""
-    size = channels // count
-    return [slice(i * size, (i + 1) * size) for i in range(count)]
+def _affine(layer: Linear | DepthwiseConv) -> Affine:
+    bias = None if layer.bias is None else layer.bias.astype(layer.dtype)
+    return Affine(layer.kernel.astype(layer.dtype), bias)
 
 
 def check_heads(channels: int, heads: int) -> None:
@@ -362,11 +356,13 @@ class MDTA(nnx.Module):
         self.project_out = PointwiseConv(channels, channels, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        q, k, v = (
-            self.qkv_dwconv(self.qkv(x, part), part)
-            for part in parts(self.qkv.out_features, 3)
+        return multi_dconv_attention(
+            x.astype(self.qkv.dtype),
+            self.qkv.affine,
+            self.qkv_dwconv.affine,
+            self.temperature[...],
+            self.project_out.affine,
         )
-        return self.project_out(transposed_attention(q, k, v, self.temperature[...]))
 
 
 class GDFN(nnx.Module):
@@ -388,11 +384,12 @@ class GDFN(nnx.Module):
         self.project_out = PointwiseConv(hidden, channels, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        gate, value = (
-            self.dwconv(self.project_in(x, part), part)
-            for part in parts(self.project_in.out_features, 2)
+        return gated_feed_forward(
+            x.astype(self.dwconv.dtype),
+            self.project_in.affine,
+            self.dwconv.affine,
+            self.project_out.affine,
         )
-        return self.project_out(gated_gelu(gate, value))
 
 
 class TransformerBlock(Block):

@@ -50,11 +50,10 @@ from cir_jax.models.layers import (
     conv3x3,
     join,
     linear,
-    parts,
     transformer_blocks,
 )
 from cir_jax.models.pooling import Pool
-from cir_jax.ops.transposed_attention import transposed_attention
+from cir_jax.ops.multi_dconv_attention import multi_dconv_attention
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},  # as released
@@ -418,10 +417,15 @@ class PGCA(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], guided: Float[Array, "b h w c"]
     ) -> Float[Array, "b h w c"]:
-        pointwise, depthwise = self.kv.layers
-        k, v = (
-            depthwise(pointwise(x, part), part)
-            for part in parts(pointwise.out_features, 2)
+        qkv, depthwise = (
+            q.affine.beside(kv.affine)
+            for q, kv in zip(self.q.layers, self.kv.layers, strict=True)
         )
-        q = self.q(guided)
-        return self.project(transposed_attention(q, k, v, self.temperature[...]))
+        return multi_dconv_attention(
+            x.astype(self.project.dtype),
+            qkv,
+            depthwise,
+            self.temperature[...],
+            self.project.affine,
+            guided.astype(self.project.dtype),
+        )

@@ -32,20 +32,13 @@ from cir_jax.models.layers import (
     check_heads,
     conv3x3,
     normal,
-    parts,
     transformer_blocks,
     uniform,
 )
 from cir_jax.models.prompted_unet import PromptedUNet
+from cir_jax.ops.attend_windows import attend_overlapping_windows, attend_windows
 from cir_jax.ops.prompt_mixing import mix_prompts
-from cir_jax.ops.window_attention import (
-    merge,
-    overlapping_partition,
-    partition,
-    relative_position_index,
-    shift_regions,
-    window_attention,
-)
+from cir_jax.ops.window_attention import relative_position_index
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},  # as released
@@ -277,17 +270,10 @@ class WindowAttention(nnx.Module):
         self.proj = _linear(channels, channels, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        _, h, w, _ = x.shape
-        size, shift = self.window_size, self.shift
-        regions = shift_regions(h, w, size, shift) if shift else None
-        x = jnp.roll(x, (-shift, -shift), axis=(1, 2))
-
-        tokens = partition(x, size)
-        q, k, v = (self.qkv(tokens, part) for part in parts(self.qkv.out_features, 3))
+        size = self.window_size
         bias = _relative_position_bias(self.relative_position_bias_table, size, 0)
-        x = self.proj(window_attention(q, k, v, bias, regions))
-
-        return jnp.roll(merge(x, h, w), (shift, shift), axis=(1, 2))
+        affines = (self.qkv.affine, bias, self.proj.affine)
+        return attend_windows(x, *affines, size, self.shift)
 
 
 class CAB(nnx.Module):
@@ -338,15 +324,10 @@ class OCAB(Block):
         self.ffn = GDFN(channels, expansion, bias=True, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        _, h, w, _ = x.shape
-        size, overlap = self.window_size, self.overlap
-        n = self.norm1(x)
-        q, k, v = (self.qkv(n, part) for part in parts(self.qkv.out_features, 3))
-        q = partition(q, size)
-        k, v = (overlapping_partition(y, size, overlap) for y in (k, v))
-
-        bias = _relative_position_bias(self.relative_position_bias_table, size, overlap)
-        x = x + self.proj(merge(window_attention(q, k, v, bias), h, w))
+        sizes = (self.window_size, self.overlap)
+        bias = _relative_position_bias(self.relative_position_bias_table, *sizes)
+        affines = (self.qkv.affine, bias, self.proj.affine)
+        x = x + attend_overlapping_windows(self.norm1(x), *affines, *sizes)
         return x + self.ffn(self.norm2(x))
 
 
@@ -359,4 +340,6 @@ def _bias_table(size: int, overlap: int, heads: int, rngs: nnx.Rngs) -> nnx.Para
 def _relative_position_bias(
     table: nnx.Param, size: int, overlap: int
 ) -> Float[Array, "heads q k"]:
-    return table[relative_position_index(size, overlap)].transpose(2, 0, 1)
+    # Head by head: what is looked up of all heads at once would have to be transposed.
+    index = relative_position_index(size, overlap)
+    return jnp.stack([entries[index] for entries in table[...].T])

@@ -1,5 +1,6 @@
 """Depthwise convolution, in the form that each kind of device runs fast."""
 
+from functools import partial
 from typing import Literal
 
 import jax
@@ -30,35 +31,40 @@ def depthwise_conv(
     Returns:
         The filtered map, in the type of `x`.
     """
+    rim = len(kernel) // 2
     if method == "shift":
-        return _shift(x, kernel)
+        return shifted_sums(x, kernel, rim)
     if method == "conv":
         return _conv(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=_shift, default=_conv)
+    return jax.lax.platform_dependent(
+        x, kernel, cpu=partial(shifted_sums, rim=rim), default=_conv
+    )
 
 
-@jax.custom_vjp
-def _shift(x: Array, kernel: Array) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def shifted_sums(x: Array, kernel: Array, rim: int) -> Array:
+    """The "shift" form, `rim` rows and columns of zeros being added around the map."""
     return sum(
         tap * kernel[i, j]
         for (i, j), tap in zip(
-            np.ndindex(kernel.shape[:2]), _taps(x, len(kernel)), strict=True
+            np.ndindex(kernel.shape[:2]), _taps(x, len(kernel), rim), strict=True
         )
     )
 
 
-def _shift_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _shift(x, kernel), (x, kernel)
+def _forward(x: Array, kernel: Array, rim: int) -> tuple[Array, tuple[Array, Array]]:
+    return shifted_sums(x, kernel, rim), (x, kernel)
 
 
-def _shift_backward(
-    residuals: tuple[Array, Array], gradient: Array
+def _backward(
+    rim: int, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     # Written out because the automatic gradient takes several times as long on CPU: it
     # reads both maps once for each kernel entry's sum. Here one pass along the
     # width makes all of them.
     x, kernel = residuals
-    products = [(tap * gradient).astype(jnp.float32) for tap in _taps(x, len(kernel))]
+    taps = _taps(x, len(kernel), rim)
+    products = [(tap * gradient).astype(jnp.float32) for tap in taps]
     sums = jax.lax.reduce(
         products,
         [jnp.float32(0)] * len(products),
@@ -66,18 +72,21 @@ def _shift_backward(
         dimensions=(2,),
     )
     d_kernel = jnp.stack(sums).sum(axis=(1, 2)).reshape(kernel.shape)
-    return _shift(gradient, kernel[::-1, ::-1]), d_kernel.astype(kernel.dtype)
+    d_x = shifted_sums(gradient, kernel[::-1, ::-1], len(kernel) - 1 - rim)
+    return d_x, d_kernel.astype(kernel.dtype)
 
 
-_shift.defvjp(_shift_forward, _shift_backward)
+shifted_sums.defvjp(_forward, _backward)
 
 
-def _taps(x: Array, size: int) -> list[Array]:
+def _taps(x: Array, size: int, rim: int) -> list[Array]:
     """The map as each of the kernel's entries sees it, row by row."""
-    _, h, w, _ = x.shape
-    rim = (size // 2, size // 2)
-    padded = jnp.pad(x, ((0, 0), rim, rim, (0, 0)))
-    return [padded[:, i : i + h, j : j + w] for i, j in np.ndindex(size, size)]
+    padded = jnp.pad(x, ((0, 0), (rim, rim), (rim, rim), (0, 0)))
+    _, h, w, _ = padded.shape
+    return [
+        padded[:, i : i + h - size + 1, j : j + w - size + 1]
+        for i, j in np.ndindex(size, size)
+    ]
 
 
 def _conv(x: Array, kernel: Array) -> Array:

@@ -30,17 +30,43 @@ def transposed_attention(
     """
     b, h, w, c = v.shape
     heads = temperature.shape[0]
-    q, k, v = (x.reshape(b, h * w, heads, c // heads) for x in (q, k, v))
-
-    products = jnp.einsum("bpnd,bpne->bnde", q, k, preferred_element_type=jnp.float32)
-    cosines = products * _inverse_norm(q)[..., :, None] * _inverse_norm(k)[..., None, :]
-    weights = jax.nn.softmax(cosines * temperature, axis=-1)
+    weights = channel_weights(*channel_products(q, k, heads), temperature)
+    v = v.reshape(b, h * w, heads, c // heads)
     out = jnp.einsum("bnde,bpne->bpnd", weights.astype(v.dtype), v)
     return out.reshape(b, h, w, c)
 
 
-def _inverse_norm(x: Float[Array, "b p n d"]) -> Float[Array, "b n d"]:
+def channel_products(
+    q: Float[Array, "b h w c"], k: Float[Array, "b h w c"], heads: int
+) -> tuple[
+    Float[Array, "b {heads} d d"],
+    Float[Array, "b {heads} d"],
+    Float[Array, "b {heads} d"],
+]:
+    """Sums over pixels: each channel of q times each of k, and their squares; float32.
+
+    Those of a map are the sums of its parts'.
+    """
+    b, h, w, c = q.shape
+    q, k = (x.reshape(b, h * w, heads, c // heads) for x in (q, k))
+    products = jnp.einsum("bpnd,bpne->bnde", q, k, preferred_element_type=jnp.float32)
+    squares = (jnp.sum(jnp.square(x.astype(jnp.float32)), axis=1) for x in (q, k))
+    return products, *squares
+
+
+def channel_weights(
+    products: Float[Array, "b n d d"],
+    q_squares: Float[Array, "b n d"],
+    k_squares: Float[Array, "b n d"],
+    temperature: Float[Array, "n 1 1"],
+) -> Float[Array, "b n d d"]:
+    """Of `channel_products`, how much each channel gets of each; sums to 1."""
+    cosines = products * _inverse_root(q_squares)[..., :, None]
+    cosines *= _inverse_root(k_squares)[..., None, :]
+    return jax.nn.softmax(cosines * temperature, axis=-1)
+
+
+def _inverse_root(squares: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
     # The floor is that of torch's `normalize` (1e-12, squared). It stands under the
     # root, whose gradient at zero is infinite.
-    squares = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=1)
     return jax.lax.rsqrt(jnp.maximum(squares, 1e-24))

@@ -1,6 +1,7 @@
-"""Attention inside square windows: plain, shifted (Swin), overlapping (HAT).
+"""The parts of attention inside square windows: plain, shifted and overlapping ones.
 
-Tokens of a window are numbered row by row; windows of a map too.
+Tokens of a window are numbered row by row; windows of a map too. attend_windows.py puts
+the parts together.
 """
 
 import jax
@@ -57,30 +58,37 @@ def overlapping_partition(
     Args:
         x: a map whose height and width are multiples of `size`.
         size: distance between windows, in pixels.
-        overlap: how far a window reaches beyond its own `size` x `size`, at most
-            `size`; beyond the map there are zeros.
+        overlap: how far a window reaches beyond its own `size` x `size`, at most half
+            of `size`; beyond the map there are zeros.
 
     Returns:
         (size + 2 * overlap)² tokens for each window.
     """
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // size, size, w, c)
-    x = _with_neighbours(x, overlap)  # b h/size side w c
-    side = x.shape[2]
-    x = x.reshape(b, h // size, side, w // size, size, c).transpose(0, 1, 3, 4, 2, 5)
-    x = x.reshape(b * (h // size), w // size, size, side, c)  # columns before rows
-    x = _with_neighbours(x, overlap)
-    x = x.reshape(b, h // size, w // size, side, side, c).swapaxes(3, 4)
+    rim = (overlap, overlap)
+    return overlapping_windows(jnp.pad(x, ((0, 0), rim, rim, (0, 0))), size, overlap)
+
+
+def overlapping_windows(
+    x: Float[Array, "b h w c"], size: int, overlap: int
+) -> Float[Array, "b windows tokens c"]:
+    """`overlapping_partition` of a map that has its `overlap` pixels of padding."""
+    x = _overlapping_strips(x, size, overlap)  # b rows side w c
+    b, rows, side, _, c = x.shape
+    x = x.reshape(b * rows, side, -1, c).swapaxes(1, 2)  # columns before rows
+    x = _overlapping_strips(x, size, overlap)  # b*rows columns side side c
+    x = x.swapaxes(2, 3)
     return x.reshape(b, -1, side * side, c)
 
 
-def _with_neighbours(x: Array, overlap: int) -> Array:
-    """Lengthens strips `b strips size ...` by the ends of those before and after."""
-    before = jnp.pad(
-        x[:, :-1, x.shape[2] - overlap :], ((0, 0), (1, 0)) + ((0, 0),) * (x.ndim - 2)
-    )
-    after = jnp.pad(x[:, 1:, :overlap], ((0, 0), (0, 1)) + ((0, 0),) * (x.ndim - 2))
-    return jnp.concatenate([before, x, after], axis=2)
+def _overlapping_strips(x: Array, size: int, overlap: int) -> Array:
+    """Cuts `b length ...` into strips of size + 2 * overlap, `size` apart."""
+    count = (x.shape[1] - 2 * overlap) // size
+    # A strip is its first `size` pixels and the first of the next strip.
+    more = size - 2 * overlap
+    x = jnp.pad(x, ((0, 0), (0, max(0, more))) + ((0, 0),) * (x.ndim - 2))
+    own = x[:, : count * size].reshape(x.shape[0], count, size, *x.shape[2:])
+    next_ = x[:, size : (count + 1) * size].reshape(own.shape)[:, :, : 2 * overlap]
+    return jnp.concatenate([own, next_], axis=2)
 
 
 def relative_position_index(size: int, overlap: int = 0) -> Int[np.ndarray, "q k"]:
@@ -126,33 +134,70 @@ def window_attention(
         k: keys.
         v: values.
         bias: relative-position bias, added to the logits.
-        regions: for shifted windows (which hold as many keys as queries), the region
-            of the map each token comes from: see `shift_regions`.
+        regions: for shifted windows (which hold as many keys as queries), the part of
+            the map each token comes from: see `shift_regions`.
 
     Returns:
         The attended values, in the type of `v`.
     """
-    heads = bias.shape[0]
-    q, k, v = (x.reshape(*x.shape[:3], heads, -1) for x in (q, k, v))
-    scale = q.shape[-1] ** -0.5
-    logits = jnp.einsum(
-        "bwqnd,bwknd->bwnqk", q * scale, k, preferred_element_type=jnp.float32
-    )
-    logits += bias
+    heads, c = len(bias), v.shape[-1]
+    # b windows tokens c -> b windows heads tokens c/heads
+    q, k, v = (x.reshape(*x.shape[:3], heads, -1).swapaxes(2, 3) for x in (q, k, v))
+    out = _attend(q * q.shape[-1] ** -0.5, k, v, bias, regions)
+    return out.swapaxes(2, 3).reshape(*out.shape[:2], -1, c)
+
+
+@jax.custom_vjp
+def _attend(
+    q: Array, k: Array, v: Array, bias: Array, regions: Array | None
+) -> Float[Array, "b windows heads q d"]:
+    return _forward(q, k, v, bias, regions)[0]
+
+
+def _forward(
+    q: Array, k: Array, v: Array, bias: Array, regions: Array | None
+) -> tuple[Array, tuple[Array, ...]]:
+    logits = _product("bwnqd,bwnkd->bwnqk", q, k) + bias
     if regions is not None:
-        # Compared here, inside the softmax's fusion: a stored mask would hold
-        # tokens² values for each window of the map.
-        apart = regions[:, None, :, None] != regions[:, None, None, :]
-        logits += jnp.where(apart, -100.0, 0.0)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bwnqk,bwknd->bwqnd", weights, v)
-    return out.reshape(*out.shape[:3], -1)
+        # A small product, which is fused with the large one, as a comparison is not on
+        # CPU. A stored mask would hold tokens² values for each window of the map.
+        own = jax.nn.one_hot(regions, 4, dtype=jnp.float32)  # windows tokens 4
+        logits += _product("wqr,wkr->wqk", own, -100 * (1 - own))[:, None]
+    # The softmax's division waits until the keys are summed over: there is less to
+    # divide, and one map of the keys' size less to write.
+    weights = jnp.exp(logits - logits.max(-1, keepdims=True)).astype(v.dtype)
+    inverse = 1 / weights.sum(-1, keepdims=True, dtype=jnp.float32)
+    out = (_product("bwnqk,bwnkd->bwnqd", weights, v) * inverse).astype(v.dtype)
+    return out, (q, k, v, weights, inverse, out)
+
+
+def _backward(residuals: tuple[Array, ...], g: Array) -> tuple[Array | None, ...]:
+    q, k, v, weights, inverse, out = residuals
+    g = (g * inverse).astype(v.dtype)
+    d_v = _product("bwnqk,bwnqd->bwnkd", weights, g)
+    d_weights = _product("bwnqd,bwnkd->bwnqk", g, v)
+    mean = jnp.sum(g * out, axis=-1, keepdims=True, dtype=jnp.float32)
+    d_logits = weights * (d_weights - mean)
+    # A product, because XLA sums over leading axes slowly on CPU.
+    ones = jnp.ones(d_logits.shape[:2], jnp.float32)
+    d_bias = jnp.einsum("bw,bwnqk->nqk", ones, d_logits)
+    d_logits = d_logits.astype(v.dtype)
+    d_q = _product("bwnqk,bwnkd->bwnqd", d_logits, k)
+    d_k = _product("bwnqk,bwnqd->bwnkd", d_logits, q)
+    return *(x.astype(v.dtype) for x in (d_q, d_k, d_v)), d_bias, None
+
+
+def _product(indices: str, x: Array, y: Array) -> Array:
+    return jnp.einsum(indices, x, y, preferred_element_type=jnp.float32)
+
+
+_attend.defvjp(_forward, _backward)
 
 
 def shift_regions(
     height: int, width: int, size: int, shift: int
 ) -> Int[Array, "windows tokens"]:
-    """Numbers the parts of a map that a cyclic shift brought into one window.
+    """Numbers the parts of each window that a cyclic shift brought into it, 0 to 3.
 
     After the shift, the last windows of each row and column hold pixels from opposite
     ends of the map, which must not attend to each other (Swin, 2103.14030).
@@ -166,11 +211,8 @@ def shift_regions(
     Returns:
         A region number for each token of each window.
     """
-
-    def thirds(length: int) -> np.ndarray:
-        return np.digitize(np.arange(length), [length - size, length - shift])
-
-    regions = 3 * thirds(height)[:, None] + thirds(width)[None, :]
+    rows, columns = (np.arange(n) >= n - shift for n in (height, width))
+    regions = 2 * rows[:, None] + columns[None, :]
     regions = regions.reshape(height // size, size, width // size, size)
     regions = regions.swapaxes(1, 2).reshape(-1, size * size)
     return jnp.asarray(regions, jnp.int8)
