@@ -163,10 +163,12 @@ def _subjects(options: argparse.Namespace) -> list[Subject]:
 
     if options.model and options.weights:
         raise UserError("--model and --weights: give one of them")
-    sizes = [_size("--size", text) for text in options.size or ()]
+    expected = "a side such as 128, or a height and width such as 96x160"
+    given = [_numbers("--size", text, (1, 2), expected) for text in options.size or ()]
+    sizes = [(size[0], size[-1]) for size in given]
     step = []
     if options.train:
-        shape = _numbers("--train", options.train, 3, f"as {TRAINED}")
+        shape = _numbers("--train", options.train, (3,), f"it as {TRAINED}")
         step.append(bench.Case(bench.STEP, *shape))
 
     def cases(name: str, model: Any) -> list[bench.Case]:
@@ -193,16 +195,14 @@ def _subjects(options: argparse.Namespace) -> list[Subject]:
     ]
 
 
-def _size(flag: str, text: str) -> tuple[int, ...]:
-    """The height and width of SIDE or HxW."""
-    both = text if "x" in text else f"{text}x{text}"
-    return _numbers(flag, both, 2, "a side such as 128, or a height and width: 96x160")
-
-
-def _numbers(flag: str, text: str, count: int, expected: str) -> tuple[int, ...]:
+def _numbers(
+    flag: str, text: str, counts: Sequence[int], expected: str
+) -> tuple[int, ...]:
+    """The numbers of such as 96x160, of which there may be so many."""
     parts = text.split("x")
-    if len(parts) != count or not all(re.fullmatch("0*[1-9][0-9]*", p) for p in parts):
-        raise UserError(f"{flag} {text}: give {expected}, of pixels above 0")
+    fit = all(re.fullmatch("0*[1-9][0-9]*", part) for part in parts)
+    if not fit or len(parts) not in counts:
+        raise UserError(f"{flag} {text}: give {expected}, of numbers above 0")
     return tuple(map(int, parts))
 
 
