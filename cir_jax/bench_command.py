@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cir_jax.arguments import check_can_write
-from cir_jax.errors import UserError, unknown
+from cir_jax.errors import UserError, first_line, unknown
 
 if TYPE_CHECKING:
     from cir_jax import bench, breakdown
@@ -89,11 +89,9 @@ def run(options: argparse.Namespace) -> int:
         UserError: wrong usage or bad input.
     """
     import jax
-    from rich.console import Console
 
-    from cir_jax import bench, breakdown, files, models
+    from cir_jax import bench, files, models
     from cir_jax.data import manifest
-    from cir_jax.progress import progress_bar
     from cir_jax.restore import find_device
 
     if min(options.batch, options.repeats) < 1:
@@ -104,42 +102,9 @@ def run(options: argparse.Namespace) -> int:
         check_can_write(f"--{flag}", getattr(options, flag))
     earlier = bench.read_earlier(options.compare) if options.compare else None
     device = find_device(options.device) if options.device else jax.devices()[0]
-    subjects = _subjects(options)
-
-    rows: list[bench.Row] = []
-    parts: dict[str, list[breakdown.Part]] = {}
-    console = Console(stderr=True)
-    with bench.compiling_afresh(), progress_bar(console) as progress:
-        todo = sum(len(subject.cases) for subject in subjects)
-        bar = progress.add_task("measuring", total=todo, note="")
-        product = bench.Product(device, options.precision)
-        how: dict[str, Any] = {"device": device, "product": product}
-        how["repeats"] = options.repeats
-        for subject in subjects:
-            progress.update(bar, note=subject.name)
-            model = subject.load()
-            for case in subject.cases:
-                title = f"{subject.name}, {case}"
-                progress.update(bar, note=title)
-                row = bench.measure(subject.name, model, case, options.precision, **how)
-                rows.append(row)
-                if options.breakdown and case.what == bench.FORWARD:
-                    found = breakdown.find_calls(
-                        model, bench.abstract_images(model, case)
-                    )
-                    total = len(breakdown.programs(model, found))
-                    inner = progress.add_task("its parts", total=total, note="")
-
-                    def done(call: "breakdown.Call", inner: Any = inner) -> None:
-                        note = f"{call.kind} {call.shapes}"
-                        progress.update(inner, advance=1, note=note)
-
-                    parts[title] = breakdown.measure(model, found, **how, done=done)
-                    progress.remove_task(inner)
-                progress.advance(bar)
+    rows, parts = _measured(options, _subjects(options), device)
     environment = _environment(device)
     text = report(rows, parts, environment, options.repeats, earlier, options.compare)
-    print(text)
     if options.markdown:
         files.write_text(options.markdown, text + "\n")
     if options.json:
@@ -152,7 +117,59 @@ def run(options: argparse.Namespace) -> int:
             },
         }
         manifest.write_json(options.json, content)
+    print(text)  # last, as whoever reads it may leave early
     return 0
+
+
+def _measured(
+    options: argparse.Namespace, subjects: Sequence[Subject], device: Any
+) -> tuple[list["bench.Row"], dict[str, list["breakdown.Part"]]]:
+    """The rows, and the parts of forwards by their titles; draws a progress bar."""
+    import jax
+    from rich.console import Console
+
+    from cir_jax import bench, breakdown
+    from cir_jax.progress import progress_bar
+
+    rows: list[bench.Row] = []
+    parts: dict[str, list[breakdown.Part]] = {}
+    with bench.compiling_afresh(), progress_bar(Console(stderr=True)) as progress:
+        product = bench.Product(device, options.precision)
+        how: dict[str, Any] = {"device": device, "product": product}
+        how["repeats"] = options.repeats
+        todo = sum(len(subject.cases) for subject in subjects)
+        bar = progress.add_task("measuring", total=todo, note="")
+
+        def parts_of(model: Any, case: bench.Case) -> list[breakdown.Part]:
+            found = breakdown.find_calls(model, bench.abstract_images(model, case))
+            total = len(breakdown.programs(model, found))
+            inner = progress.add_task("its parts", total=total, note="")
+
+            def done(call: breakdown.Call) -> None:
+                progress.update(inner, advance=1, note=f"{call.kind} {call.shapes}")
+
+            measured = breakdown.measure(model, found, **how, done=done)
+            progress.remove_task(inner)
+            return measured
+
+        for name, load, cases in subjects:
+            progress.update(bar, note=name)
+            model = load()
+            for case in cases:
+                title = f"{name}, {case}"
+                progress.update(bar, note=title)
+                try:
+                    row = bench.measure(name, model, case, options.precision, **how)
+                    rows.append(row)
+                    if options.breakdown and case.what == bench.FORWARD:
+                        parts[title] = parts_of(model, case)
+                except (jax.errors.JaxRuntimeError, MemoryError) as error:
+                    raise UserError(
+                        f"{title} cannot be measured with this memory or device: "
+                        f"{first_line(error)}"
+                    ) from error
+                progress.advance(bar)
+    return rows, parts
 
 
 # ------------------------------------------------------------------------ the options
@@ -165,7 +182,7 @@ def _subjects(options: argparse.Namespace) -> list[Subject]:
         raise UserError("--model and --weights: give one of them")
     expected = "a side such as 128, or a height and width such as 96x160"
     given = [_numbers("--size", text, (1, 2), expected) for text in options.size or ()]
-    sizes = [(size[0], size[-1]) for size in given]
+    sizes = [*dict.fromkeys((size[0], size[-1]) for size in given)]
     step = []
     if options.train:
         shape = _numbers("--train", options.train, (3,), f"it as {TRAINED}")

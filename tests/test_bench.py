@@ -79,6 +79,19 @@ def test_a_row_for_each_size_and_the_training_step(run, monkeypatch):
     assert "MFU" not in text and "memory floor" not in text
 
 
+def test_too_little_memory_is_one_sentence(run, monkeypatch):
+    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore")
+    monkeypatch.setattr(bench, "timed", mock.Mock(side_effect=full))
+    message = "^filter, forward 1x8x8 cannot be measured with this memory or device: "
+    with pytest.raises(UserError, match=f"{message}RESOURCE_EXHAUSTED: Out of memory$"):
+        run("--size", "8")
+
+
+def test_a_size_that_is_given_twice_is_measured_once(run):
+    text = run("--size", "8", "--size", "8x8", "--breakdown")
+    assert len(table(text)) == 1 and text.count("Parts of filter") == 1
+
+
 def test_the_files_hold_what_was_measured(run, tmp_path):
     text = run("--size", "16", "--json", "b.json", "--markdown", "b.md")
     assert (tmp_path / "b.md").read_text() == text
