@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cir_jax import convert_command, evaluate_command, identify_command
+from cir_jax import bench_command, convert_command, evaluate_command, identify_command
 from cir_jax.arguments import (
     add_reading_options,
     check_can_write,
@@ -169,6 +169,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="measure weights against a codec")
     evaluate.set_defaults(job=_evaluate)
     evaluate_command.add_options(evaluate)
+
+    bench = commands.add_parser("bench", help="measure speed and memory")
+    bench.set_defaults(job=bench_command.run)
+    bench_command.add_options(bench)
 
     restore = commands.add_parser("restore", help="restore images and folders")
     restore.set_defaults(job=_restore)

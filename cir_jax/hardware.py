@@ -18,6 +18,17 @@ PEAK: Mapping[str, float] = {
 }
 """FLOP/s of a device in half precision without sparsity, as its maker's data sheet has
 it, by the start of JAX's `device_kind`; the first that fits."""
+BANDWIDTH: Mapping[str, float] = {
+    "TPU v5 lite": 819e9,
+    "NVIDIA A100": 2.039e12,
+    "NVIDIA H100": 3.35e12,
+    "NVIDIA H200": 4.8e12,
+    "NVIDIA L4": 300e9,
+    "NVIDIA V100": 900e9,
+}
+"""Bytes/s between a device and its memory, as its maker's data sheet has it, by the
+same names. Of an A100 and an H100 it is the fastest form's: 80 GB (40 GB: 1.555e12) and
+SXM."""
 LINKS: Mapping[str, float] = {"TPU v5 lite": 1600e9 / 8}
 """Bytes/s that a device can send to others, all its links together, as its maker's data
 sheet has it: 1600 Gbit/s on https://cloud.google.com/tpu/docs/v5e."""
@@ -27,8 +38,17 @@ CLOCK: Mapping[str, float] = {"TPU v5 lite": 197e12 / (4 * 2 * 128 * 128)}
 
 def peak(device: jax.Device) -> float | None:
     """FLOP/s at most; None where it is not known, as of CPUs."""
-    kinds = [kind for kind in PEAK if device.device_kind.startswith(kind)]
-    return PEAK[kinds[0]] if kinds else None
+    return _of(device, PEAK)
+
+
+def bandwidth(device: jax.Device) -> float | None:
+    """Bytes/s of its memory at most; None where it is not known, as of CPUs."""
+    return _of(device, BANDWIDTH)
+
+
+def _of(device: jax.Device, table: Mapping[str, float]) -> float | None:
+    kinds = [kind for kind in table if device.device_kind.startswith(kind)]
+    return table[kinds[0]] if kinds else None
 
 
 def count(number: float | int, unit: str = "") -> str:
