@@ -14,7 +14,13 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cir_jax import bench_command, convert_command, evaluate_command, identify_command
+from cir_jax import (
+    bench_command,
+    convert_command,
+    evaluate_command,
+    identify_command,
+    program_cache,
+)
 from cir_jax.arguments import (
     add_reading_options,
     check_can_write,
@@ -32,6 +38,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: clean up
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # names may be any bytes
+    program_cache.keep_programs()
     try:
         status = run(sys.argv[1:])
     except UserError as error:
@@ -135,11 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         help="how often each record is in an epoch, and the records folder; may repeat",
     )
     mix.add_argument(
-        "-o",
-        "--out",
-        type=Path,
-        required=True,
-        help="records folder; nothing is copied",
+        "-o", "--out", type=Path, required=True, help="records folder; copies nothing"
     )
 
     tiers = commands.add_parser("tiers", help="add restored images to records")

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import png
-import tifffile
 from jaxtyping import UInt8, UInt16
 from PIL import Image
 
@@ -295,6 +294,8 @@ def _deep_tiff(
     like: Picture,
 ) -> None:
     """Writes a TIFF of 16 bits a channel, of 2 to 4 channels."""
+    import tifffile  # takes long to load, for what is rarely written
+
     height, width, channels = shape
     exif = Image.Exif()
     exif.load(like.exif or b"")

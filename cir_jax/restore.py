@@ -136,11 +136,13 @@ class Restorer:
             return restored, pool.means
 
         self._apply = jax.jit(apply)
-        smallest = jax.ShapeDtypeStruct(
-            (1, self.multiple, self.multiple, 3), np.float32
-        )
-        _, means = jax.eval_shape(apply, self._params, self._told, smallest, [], False)
-        self._no_means = [np.zeros(mean.shape, mean.dtype) for mean in means]
+        self._no_means = []
+        if model.pools:
+            side = self.multiple
+            smallest = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
+            given = (self._told, smallest, self._no_means, False)
+            _, means = jax.eval_shape(apply, self._params, *given)
+            self._no_means = [np.zeros(mean.shape, mean.dtype) for mean in means]
 
     @property
     def settings(self) -> dict[str, str]:

@@ -214,13 +214,15 @@ def load_average(
         UserError: see `load_alike`.
     """
     models = load_alike(names_or_paths, dtype=dtype)
+    if len(models) == 1:
+        return models[0]
     states = [nnx.state(model, nnx.Param) for model in models]
 
-    def mean(*values: jax.Array) -> jax.Array:
+    def mean(*values: jax.Array) -> np.ndarray:
         """In NumPy, as JAX would compile a program for every shape."""
-        return jnp.asarray(sum(map(np.asarray, values)) / len(values))
+        return sum(map(np.asarray, values)) / len(values)
 
-    nnx.update(models[0], jax.tree.map(mean, *states))
+    nnx.update(models[0], jax.device_put(jax.tree.map(mean, *states)))
     return models[0]
 
 
@@ -261,6 +263,7 @@ def fill(
 
     def leaf(path, value):
         name = ".".join(str(key.key) for key in path)
-        return jnp.asarray(tensors[name], value.dtype)
+        return np.array(tensors[name], value.dtype)  # whose memory JAX may take over
 
-    return jax.tree_util.tree_map_with_path(leaf, abstract)
+    # Not jnp.asarray, which compiles a program for every shape: seconds of them.
+    return jax.device_put(jax.tree_util.tree_map_with_path(leaf, abstract))
