@@ -70,7 +70,7 @@ _MOVES = {
 """What computes nothing."""
 _PARTS = {"slice", "dynamic-slice", "gather"}
 """What reads no more of its first operand than it gives."""
-_WITHOUT_WORK = {"AllocateBuffer", "AssumeGatherIndicesInBound"}
+_WITHOUT_WORK = {"AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast"}
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
@@ -86,6 +86,7 @@ class Operation:
         flops: of one run's convolutions and dots.
         cycles: of one run, as the compiler estimates; 0 where it does not.
         source: the JAX operation that it is of and the Python function that has it.
+        exact: whether `times` is told by all loops that it is in.
     """
 
     kind: str
@@ -95,6 +96,7 @@ class Operation:
     flops: int
     cycles: int
     source: str
+    exact: bool = True
 
     @property
     def arrays(self) -> Sequence[Array]:
@@ -114,6 +116,7 @@ class Total:
         main: bytes of both, in whole tiles, of the main memory alone.
         flops: of convolutions and dots.
         cycles: as the compiler estimates.
+        exact: whether each operation's number of runs is told.
     """
 
     operations: int
@@ -123,6 +126,7 @@ class Total:
     main: int
     flops: int
     cycles: int
+    exact: bool
 
     @property
     def moved(self) -> int:
@@ -155,6 +159,7 @@ def total(operations: Iterable[Operation]) -> Total:
         over(lambda a: a.padded if a.space == MAIN_MEMORY else 0),
         sum(o.times * o.flops for o in every),
         sum(o.times * o.cycles for o in every),
+        all(o.exact for o in every),
     )
 
 
@@ -181,15 +186,17 @@ class _Reader:
             for name, body in program.computations.items()
         }
 
-    def run(self, computation: str, times: int) -> list[Operation]:
+    def run(self, computation: str, times: int, exact: bool = True) -> list[Operation]:
         """All operations of a computation, and of those that it runs."""
-        found = []
+        found: list[Operation] = []
         for instruction in self.program.computations.get(computation, ()):
             if instruction.code in _RUNS:
                 for name, inner in instruction.called:
-                    found += self.run(name, times * (inner or 1))
+                    told = exact and inner is not None
+                    found += self.run(name, times * (inner or 1), told)
             elif not self._is_free(instruction):
-                found.append(self._operation(computation, instruction, times))
+                operation = self._operation(computation, instruction, times)
+                found.append(dataclasses.replace(operation, exact=exact))
         return found
 
     def _is_free(self, instruction: Instruction) -> bool:
@@ -235,7 +242,7 @@ class _Reader:
         for kind, makes in _FIRST.items():
             if codes & makes:
                 return kind
-        if i.code == "copy-start":
+        if i.code in ("copy-start", "slice-start"):
             return "between memories"
         if not codes <= _MOVES:
             return ELEMENTWISE
@@ -255,9 +262,13 @@ class _Reader:
         names = self.named[computation]
         if i.code.endswith("-start") or i.code in ("send", "recv"):
             reads = [a for o in i.operands for a in _results(names, o)]
-            done = [j for j in names.values() if j.operands == (i.name,)]
-            ends = [j for j in done if j.code.endswith("-done")]
-            return reads, [a for j in ends for a in j.results]
+            ends = [
+                j
+                for j in names.values()
+                if j.operands == (i.name,) and j.code.endswith("-done")
+            ]
+            taken = _part(reads, ends) if i.code == "slice-start" else reads
+            return taken, [a for j in ends for a in j.results]
         if i.code == "dynamic-update-slice":  # in place
             update = list(_results(names, i.operands[1]))
             return update, update
@@ -298,8 +309,8 @@ class _Reader:
         before = ""
         while True:
             if name := i.attribute("op_name"):
-                if i.code == "parameter":
-                    return "an argument"
+                if "/" not in name:  # of no operation
+                    return before + "an argument"
                 function = self.program.functions.get(i.attribute("stack_frame_id"))
                 tail = name.rsplit("/", 1)[-1]
                 return before + (f"{tail} in {function}" if function else tail)
@@ -351,13 +362,12 @@ def _flops(i: Instruction, names: Mapping[str, Instruction]) -> int:
     products = 1
     for d in sorted(set(images) - {"b", "f"}):
         n = int(d)
-        low, high = _of_window(window, "pad", n, "0_0").split("_")
         products *= _products(
             left.sides[images.index(d)],
             right.sides[kernel.index(d)],
             out.sides[results.index(d)],
             int(_of_window(window, "stride", n, "1")),
-            int(low),
+            int(_of_window(window, "pad", n, "0").split("_")[0]),
             int(_of_window(window, "lhs_dilate", n, "1")),
             int(_of_window(window, "rhs_dilate", n, "1")),
         )
