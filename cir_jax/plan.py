@@ -244,25 +244,17 @@ def run(options: argparse.Namespace) -> int:
         UserError: wrong use.
     """
     images = _images(options)
-    networks = {} if images is None else _networks(options)
+    networks = {} if images is None else _networks(options, *images[1:])
     names = list(networks) or options.config or shipped()
     if min(options.devices, options.slices) < 1:
         raise UserError("--devices and --slices must be at least 1")
     if images is None:
         for name in names:  # before the first is compiled
             load(name, options.set)
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", 1 if options.topology else options.devices)
-    jax.config.update("jax_enable_compilation_cache", False)  # figures from compiling
-    several = f" x {options.slices}" if options.slices > 1 else ""
-    places = {
-        name + several: topology(name, options.slices) for name in options.topology
-    } or {f"{options.devices} simulated CPUs": jax.devices()}
 
     plans, programs, failures = [], [], []
-    console = Console(stderr=True)
-    with progress_bar(console) as progress:
-        todo = list(itertools.product(names, places.items()))
+    todo = list(itertools.product(names, _places(options).items()))
+    with progress_bar(Console(stderr=True)) as progress:
         bar = progress.add_task("compiling", total=len(todo), note="")
         for name, (where, devices) in todo:
             progress.update(bar, note=f"{name}, {where}")
@@ -277,22 +269,30 @@ def run(options: argparse.Namespace) -> int:
                     found = compiled_forward(title, *network, images, where, devices[0])
                 programs.append(found)
                 took = f"compiled in {time.perf_counter() - start:.0f} s"
-                needs = memory(found.memory, found.temporary)
-                told = f"{title}, {where}: {needs}, {took}"
+                told = f"{memory(found.memory, found.temporary)}, {took}"
             except Exception as error:  # the others took hours to compile
-                told = f"{title}, {where}: {first_line(error)}"
-                failures.append(told)
+                told = first_line(error)
+                failures.append(f"{title}, {where}: {told}")
+            told = f"{title}, {where}: {told}"
             progress.console.print(told, soft_wrap=True, highlight=False)
             jax.clear_caches()
             progress.advance(bar)
     if images is None:
         print(report(plans, failures) + "\n")
-    print(
-        plan_report.operations_report(
-            programs, [] if images is None else failures, options.operations
-        )
-    )
+    untold = [] if images is None else failures
+    print(plan_report.operations_report(programs, untold, options.operations))
     return int(bool(failures))
+
+
+def _places(options: argparse.Namespace) -> dict[str, Sequence[Any]]:
+    """The devices asked for, by what they are called."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 1 if options.topology else options.devices)
+    jax.config.update("jax_enable_compilation_cache", False)  # figures from compiling
+    several = f" x {options.slices}" if options.slices > 1 else ""
+    return {
+        name + several: topology(name, options.slices) for name in options.topology
+    } or {f"{options.devices} simulated CPUs": jax.devices()}
 
 
 def _images(options: argparse.Namespace) -> tuple[int, int, int] | None:
@@ -309,11 +309,13 @@ def _images(options: argparse.Namespace) -> tuple[int, int, int] | None:
     return batch, *plan_forward.size(options.forward)
 
 
-def _networks(options: argparse.Namespace) -> dict[str, tuple[Mapping[str, Any], str]]:
+def _networks(
+    options: argparse.Namespace, height: int, width: int
+) -> dict[str, tuple[Mapping[str, Any], str]]:
     """Networks and the types they compute in, by what the options call them.
 
     Raises:
-        UserError: none is named, or one that there is not.
+        UserError: none is named, or one that there is not or takes no such images.
     """
     if not options.config and not options.model:
         raise UserError("--forward: say of which networks, by --model or --config")
@@ -327,8 +329,8 @@ def _networks(options: argparse.Namespace) -> dict[str, tuple[Mapping[str, Any],
         found[name] = config.model.to_dict(), config.dtype
     for name in options.model:
         found[name] = plan_forward.network(name), "bfloat16"
-    for network, dtype in found.values():  # before the first is compiled
-        abstract_model(network, dtype=DTYPES[dtype])
+    for name, (network, _) in found.items():  # before the first is compiled
+        plan_forward.check_size(name, abstract_model(network), height, width)
     return found
 
 

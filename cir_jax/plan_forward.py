@@ -20,18 +20,10 @@ def lowered(
     Args:
         model: of shapes, see `models.abstract_model`.
         images: how many at once.
-        height: of each, in pixels.
+        height: of each, in pixels; one that the network takes, see `check_size`.
         width: of each, in pixels.
         device: of JAX or of a topology.
-
-    Raises:
-        UserError: the network does not take that size.
     """
-    if height % model.multiple or width % model.multiple:
-        raise UserError(
-            f"--forward {height}x{width}: the network wants multiples of "
-            f"{model.multiple}"
-        )
     shapes = {"image": ((images, height, width, model.channels), jnp.float32)}
     if model.known_codecs:
         shapes["codec"] = (images,), jnp.int32
@@ -66,6 +58,18 @@ def size(text: str) -> tuple[int, int]:
     if not found:
         raise UserError(f"--forward {text}: give height and width, such as 128x128")
     return int(found[1]), int(found[2])
+
+
+def check_size(name: str, model: RestorationModel, height: int, width: int) -> None:
+    """Refuses images that a network does not take.
+
+    Raises:
+        UserError: it wants other multiples.
+    """
+    if height % model.multiple or width % model.multiple:
+        raise UserError(
+            f"--forward {height}x{width}: {name} wants multiples of {model.multiple}"
+        )
 
 
 def network(text: str) -> dict[str, str]:
