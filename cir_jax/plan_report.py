@@ -20,12 +20,12 @@ SOURCES, ARRAYS = 15, 10
 LEGEND = """\
 Memory: arguments and temporaries, less the arguments that results take the place of.
 Accessed: bytes as XLA tells them of the compiled program. All else is counted in its
-text: what each operation reads and writes, in whole tiles, as if each did so once, and
-what of that pads the tiles; main memory is what of it is in HBM and not on the chip.
-FLOP: of convolutions and dots as compiled, two for each product; per byte moved. "At
-least" where a loop does not tell how often it runs: it counts once. The compiler's
-estimate: the cycles of all operations, one after another, at the clock that makes the
-peak; of some that move arrays it has none, or a round 100 cycles."""
+text, of one device: what each operation reads and writes, in whole tiles, as if each
+did so once, and what of that pads the tiles; main memory is what of it is in HBM and
+not on the chip. FLOP: of convolutions and dots as compiled, two for each product; per
+byte moved. "At least" where a loop does not tell how often it runs: it counts once. The
+compiler's estimate: the cycles of all operations, one after another, at the clock that
+makes the peak; of some that move arrays it has none, or a round 100 cycles."""
 
 
 # ------------------------------------------------------------------------ training
