@@ -3,9 +3,11 @@
 import collections
 import dataclasses
 import functools
-import math
 import re
 from collections.abc import Mapping, Sequence
+
+from cir_jax import hlo
+from cir_jax.hlo import Instruction
 
 PASSES = {
     "all-reduce": 2,
@@ -19,12 +21,6 @@ two (Patarasuk and Yuan, 2009, "Bandwidth optimal all-reduce algorithms")."""
 BETWEEN_SLICES = "between slices"
 """What TPU slices hear of each other, by their hosts and the data centre's network."""
 
-_COMPUTATION = re.compile(r"(ENTRY )?%?(\S+) \(.*\{$")
-_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?(\S+) = (.*?) ([a-z][a-z\d-]*)\((.*?)\)(.*)")
-_ARRAY = re.compile(r"\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
-_CALLED = re.compile(r"\b(?:calls|to_apply|\w+_computations?)=(\{.*?\}|[^\s,]+)")
-_LOOP = re.compile(r"\bcondition=%?([\w.-]+), body=%?([\w.-]+)")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 
 
@@ -60,19 +56,14 @@ def read(text: str) -> Collectives:
     Args:
         text: as `jax.stages.Compiled.as_text` gives it.
     """
-    computations: dict[str, list[str]] = {}
-    entry, lines = "", []
-    for line in text.splitlines():
-        if start := _COMPUTATION.match(line):
-            lines = computations.setdefault(start[2], [])
-            entry = start[2] if start[1] else entry
-        lines.append(line)
+    program = hlo.read(text)
+    computations = program.computations
 
     @functools.cache
     def total(name: str) -> tuple[dict[tuple[str, str], int], bool]:
         sizes, exact = _own(name, computations[name]), True
-        for line in computations[name]:
-            for below, times in _below(line):
+        for instruction in computations[name]:
+            for below, times in instruction.called:
                 inner, told = total(below) if below in computations else ({}, True)
                 for operation, size in inner.items():
                     # Fused into several others, it is in each of them.
@@ -81,7 +72,7 @@ def read(text: str) -> Collectives:
                 exact &= told and (times is not None or not inner)
         return sizes, exact
 
-    operations, exact = total(entry)
+    operations, exact = total(program.entry)
     sizes: collections.Counter[str] = collections.Counter()
     for (kind, _), size in operations.items():
         sizes[kind] += size
@@ -89,47 +80,29 @@ def read(text: str) -> Collectives:
 
 
 def _own(
-    computation: str, lines: Sequence[str]
+    computation: str, instructions: Sequence[Instruction]
 ) -> collections.Counter[tuple[str, str]]:
     """Bytes of a computation's own operations, by kind and what tells them apart."""
     sizes: collections.Counter[tuple[str, str]] = collections.Counter()
-    shapes: dict[str, str] = {}
-    started: dict[str, tuple[str, str]] = {}
-    for name, shape, code, operands, rest in (
-        found.groups() for line in lines if (found := _INSTRUCTION.match(line))
-    ):
-        shapes[name] = shape
-        kind = re.sub("-(start|done)$", "", code).replace("recv", BETWEEN_SLICES)
+    named: dict[str, Instruction] = {}
+    for i in instructions:
+        named[i.name] = i
+        kind = re.sub("-(start|done)$", "", i.code).replace("recv", BETWEEN_SLICES)
         if kind not in PASSES and kind != BETWEEN_SLICES:
             continue
-        if code.endswith("-done"):
-            operands, rest = started.get(operands.strip("%"), ("", ""))
-        elif code.endswith("-start") or code == "recv":
-            started[name] = operands, rest  # the shape has more than the result
-            continue
+        if i.code.endswith("-start") or i.code == "recv":
+            continue  # the shape has more than the result
+        started = named.get(i.operands[0], i) if i.code.endswith("-done") else i
         if computation.startswith("all-reduce-scatter"):  # as the TPU compiler fuses it
             kind = "reduce-scatter"
-        channel = _CHANNEL.search(rest)
-        taken = sum(_bytes(shapes.get(o, "")) for o in re.findall(r"[^%, ]+", operands))
-        size = max(_bytes(shape), taken)
-        number = channel[1] if channel else f"{computation} {name}"
+        channel = _CHANNEL.search(started.rest)
+        size = max(
+            _bytes(i), sum(_bytes(named[o]) for o in started.operands if o in named)
+        )
+        number = channel[1] if channel else f"{computation} {i.name}"
         sizes[kind, f"{number}, {size}"] += size
     return sizes
 
 
-def _below(line: str) -> list[tuple[str, int | None]]:
-    """The computations that an operation runs, and how often; None is not told."""
-    if loop := _LOOP.search(line):
-        trips = _TRIPS.search(line)
-        return [(name, int(trips[1]) if trips else None) for name in loop.groups()]
-    called = ",".join(_CALLED.findall(line))
-    return [(name, 1) for name in re.findall(r"[\w.-]+", called)]
-
-
-def _bytes(shape: str) -> int:
-    """Of an array, or of all in a tuple: "(f32[2,3]{1,0}, bf16[8])"."""
-    return sum(
-        math.prod(map(int, filter(None, sides.split(","))))
-        * max(1, int(bits or 8) // 8)
-        for bits, sides in _ARRAY.findall(shape)
-    )
+def _bytes(instruction: Instruction) -> int:
+    return sum(array.size for array in instruction.results)

@@ -2,23 +2,23 @@
 
     python -m cir_jax.plan
     python -m cir_jax.plan --config=configs/promptcir.py:online --topology=v5e:4x4
+    python -m cir_jax.plan --model=promptcir:XT --forward=128x128 --topology=v5e:2x2
 
 Compiles the training step of configs as `cir_jax.main` would, for simulated CPU devices
-or, by libtpu (extra tpu), for slices of TPUs. Nothing is run.
+or, by libtpu (extra tpu), for slices of TPUs; or with --forward what restores images on
+one of these. Nothing is run.
 """
 
 import argparse
 import ast
-import dataclasses
-import datetime
 import itertools
 import math
 import os
 import re
 import runpy
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -33,73 +33,27 @@ from cir_jax import (
     estimate,
     experiment,
     guidance,
-    hardware,
     parallel,
+    plan_forward,
+    plan_report,
 )
 from cir_jax.arguments import named
 from cir_jax.cli import INTERRUPTED, WRONG_USE
 from cir_jax.data import pairs
 from cir_jax.errors import UserError, first_line
-from cir_jax.hardware import count
+from cir_jax.models import DTYPES, abstract_model
 from cir_jax.objectives import REFERENCE
+from cir_jax.plan_report import Footprint, Plan, memory, report
 from cir_jax.progress import progress_bar
-from cir_jax.tables import markdown
 from cir_jax.train_step import abstract_training
 
 CONFIGS = Path("configs")
-CHIP, CHIPS = "TPU v5 lite", (8, 64, 256)
-"""What compiled steps are extrapolated to; so many can be one slice."""
 ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is taken from anybody
     "TPU_SKIP_MDS_QUERY": "1",  # nor is Google's metadata server asked
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any; libtpu complains where there is none
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a compiled training step takes.
-
-    Attributes:
-        config: its name, and what was changed in it.
-        where: the devices, in words.
-        mesh: devices by axis.
-        batch: images of a step, all devices together.
-        note: where the batch comes from, in words.
-        memory: bytes of a device.
-        temporary: bytes of these that are neither arguments nor results.
-        flops: of the model, all devices together.
-        collectives: of a device.
-        estimated: seconds of a step, as the TPU compiler thinks; 0 where it does not.
-    """
-
-    config: str
-    where: str
-    mesh: Mapping[str, int]
-    batch: int
-    note: str
-    memory: int
-    temporary: int
-    flops: float
-    collectives: collectives.Collectives
-    estimated: float
-
-    @property
-    def devices(self) -> int:
-        """How many there are."""
-        return math.prod(self.mesh.values())
-
-    def at_best(self, chips: int) -> tuple[float, float]:
-        """Seconds of a step at least, and the share of them in which data is sent.
-
-        Of so many chips with as many images each, where arithmetic and links alone take
-        time, at their peaks and beside each other.
-        """
-        computing = self.flops / self.devices / hardware.PEAK[CHIP]
-        sending = self.collectives.sent(chips) / hardware.LINKS[CHIP]
-        seconds = max(computing, sending)
-        return seconds, sending / seconds
 
 
 # ------------------------------------------------------------------------ the configs
@@ -200,98 +154,62 @@ def training(config: ConfigDict, devices: Sequence[Any] | None = None) -> tuple:
 
 def compiled(
     name: str, config: ConfigDict, note: str, where: str, devices: Sequence[Any]
-) -> Plan:
+) -> tuple[Plan, Footprint]:
     """Compiles a config's training step; see `Plan` for the arguments."""
     arguments = training(config, devices)
     lowered, flops = estimate.lowered_step(*arguments)
-    # Without it the CPU's instructions are optimised, which takes most of the time.
-    plain = {"xla_backend_optimization_level": 0}
     device = arguments[4].devices.flat[0]
-    program = lowered.compile(plain if device.platform == "cpu" else None)
-    memory, text = program.memory_analysis(), program.as_text()
+    program = _compile(lowered, device)
+    text = program.as_text()
+    what = f"training step, {config.batch_size} x {config.data.patch}x"
+    what += str(config.data.patch)
+    found = plan_report.footprint(name, what, where, program, text, device)
     cycles = sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text)))
-    return Plan(
+    plan = Plan(
         name,
         where,
         dict(arguments[4].shape),
         config.batch_size,
         note,
-        estimate.memory_needed(memory),
-        memory.temp_size_in_bytes,
+        found.memory,
+        found.temporary,
         flops,
         collectives.read(text),
-        cycles / hardware.CLOCK.get(device.device_kind, math.inf),
+        cycles / found.clock,
     )
+    return plan, found
 
 
-# ------------------------------------------------------------------------ tables
-def report(plans: Sequence[Plan], failures: Sequence[str] = ()) -> str:
-    """What was compiled, and what that would be at best on other numbers of chips."""
-    names, places = ([getattr(p, name) for p in plans] for name in ("config", "where"))
-    first = {
-        "config": names,
-        "devices": places,
-        "mesh": [" x ".join(map(str, plan.mesh.values())) for plan in plans],
-        "batch": [f"{plan.batch} (config: {plan.note})" for plan in plans],
-        "memory of a device": [_memory(plan) for plan in plans],
-        "FLOP": [count(plan.flops) for plan in plans],
-        "collectives of a device": [_sizes(plan.collectives) for plan in plans],
-        "compiler's estimate": [
-            f"{1000 * plan.estimated:.3g} ms" if plan.estimated else ""
-            for plan in plans
-        ],
-    }
-    second = {
-        "config": names,
-        "compiled for": places,
-        "images a chip": [str(plan.batch // plan.devices) for plan in plans],
-    } | {f"{chips} chips": [_at_best(plan, chips) for plan in plans] for chips in CHIPS}
-    peak, links = (count(n[CHIP]) for n in (hardware.PEAK, hardware.LINKS))
-    return f"""\
-Compiled, not run ({_versions()}): what a training step takes.
+def compiled_forward(
+    name: str,
+    network: Mapping[str, Any],
+    dtype: str,
+    images: Sequence[int],
+    where: str,
+    device: Any,
+) -> Footprint:
+    """Compiles what restores images on one device.
 
-{_table(first)}
-{"".join(f"{chr(10)}Not compiled: {failure}{chr(10)}" for failure in failures)}
-Memory: arguments and temporaries, less the arguments that results take the place of.
-FLOP: of the model and the whole batch, as XLA counts them before it compiles.
-Collectives: bytes of the arrays that they put together or take apart, in one piece.
-The compiler's estimate: the cycles of all operations, one after another, at the
-{count(hardware.CLOCK[CHIP], "Hz")} that a TPU v5e has at its peak.
-
-Extrapolated, not run: TPU v5e, data parallel, as many images a chip. A step takes
-FLOP / {peak}FLOP/s or, if that is longer, what a chip sends / {links}B/s, over all its
-links: of n chips in a ring 2 (n - 1) / n of an all-reduce's bytes, (n - 1) / n of other
-collectives'. Nothing else takes time, so no step is faster. Shown are that time,
-images/s, and the share of it in which data is sent.
-
-{_table(second)}"""
+    Args:
+        name: of the config or network.
+        network: see `models.build_model`.
+        dtype: a name in `models.DTYPES`.
+        images: how many at once, their height and width.
+        where: what the device is of, in words.
+        device: that it is for.
+    """
+    model = abstract_model(network, dtype=DTYPES[dtype])
+    program = _compile(plan_forward.lowered(model, *images, device), device)
+    number, height, width = images
+    what = f"forward, {number} x {height}x{width}, {dtype}"
+    text = program.as_text()
+    return plan_report.footprint(name, what, f"one of {where}", program, text, device)
 
 
-def _memory(plan: Plan) -> str:
-    return f"{count(plan.memory, 'B')}, {count(plan.temporary, 'B')} temporary"
-
-
-def _sizes(found: collectives.Collectives) -> str:
-    sizes = ", ".join(f"{kind} {count(n, 'B')}" for kind, n in found.sizes.items())
-    return ("" if found.exact else "at least ") + (sizes or "none")
-
-
-def _at_best(plan: Plan, chips: int) -> str:
-    seconds, share = plan.at_best(chips)
-    images = chips * plan.batch / plan.devices / seconds
-    return f"{1000 * seconds:.3g} ms, {count(images)}/s, {share:.1%}"
-
-
-def _table(columns: Mapping[str, Sequence[str]]) -> str:
-    return markdown([list(columns), *zip(*columns.values(), strict=True)])
-
-
-def _versions() -> str:
-    today = datetime.date.today().isoformat()
-    try:
-        return f"jax {jax.__version__}, libtpu {metadata.version('libtpu')}, {today}"
-    except metadata.PackageNotFoundError:
-        return f"jax {jax.__version__}, {today}"
+def _compile(lowered: jax.stages.Lowered, device: Any) -> jax.stages.Compiled:
+    # Without it the CPU's instructions are optimised, which takes most of the time.
+    plain = {"xla_backend_optimization_level": 0}
+    return lowered.compile(plain if device.platform == "cpu" else None)
 
 
 # ------------------------------------------------------------------------ the command
@@ -325,50 +243,117 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: wrong use.
     """
-    names = options.config or shipped()
+    images = _images(options)
+    networks = {} if images is None else _networks(options, *images[1:])
+    names = list(networks) or options.config or shipped()
     if min(options.devices, options.slices) < 1:
         raise UserError("--devices and --slices must be at least 1")
-    for name in names:  # before the first is compiled
-        load(name, options.set)
+    if images is None:
+        for name in names:  # before the first is compiled
+            load(name, options.set)
+
+    plans, programs, failures = [], [], []
+    todo = list(itertools.product(names, _places(options).items()))
+    with progress_bar(Console(stderr=True)) as progress:
+        bar = progress.add_task("compiling", total=len(todo), note="")
+        for name, (where, devices) in todo:
+            progress.update(bar, note=f"{name}, {where}")
+            title, start = _title(name, options.set), time.perf_counter()
+            try:
+                if images is None:
+                    config, note = _fitted(name, options, len(devices))
+                    plan, found = compiled(title, config, note, where, devices)
+                    plans.append(plan)
+                else:
+                    network = networks[name]
+                    found = compiled_forward(title, *network, images, where, devices[0])
+                programs.append(found)
+                took = f"compiled in {time.perf_counter() - start:.0f} s"
+                told = f"{memory(found.memory, found.temporary)}, {took}"
+            except Exception as error:  # the others took hours to compile
+                told = first_line(error)
+                failures.append(f"{title}, {where}: {told}")
+            told = f"{title}, {where}: {told}"
+            progress.console.print(told, soft_wrap=True, highlight=False)
+            jax.clear_caches()
+            progress.advance(bar)
+    if images is None:
+        print(report(plans, failures) + "\n")
+    untold = [] if images is None else failures
+    print(plan_report.operations_report(programs, untold, options.operations))
+    return int(bool(failures))
+
+
+def _places(options: argparse.Namespace) -> dict[str, Sequence[Any]]:
+    """The devices asked for, by what they are called."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 1 if options.topology else options.devices)
     jax.config.update("jax_enable_compilation_cache", False)  # figures from compiling
     several = f" x {options.slices}" if options.slices > 1 else ""
-    places = {
+    return {
         name + several: topology(name, options.slices) for name in options.topology
     } or {f"{options.devices} simulated CPUs": jax.devices()}
 
-    plans, failures = [], []
-    console = Console(stderr=True)
-    with progress_bar(console) as progress:
-        todo = list(itertools.product(names, places.items()))
-        bar = progress.add_task("compiling", total=len(todo), note="")
-        for name, (where, devices) in todo:
-            progress.update(bar, note=f"{name}, {where}")
-            config, meant = load(name, options.set)
-            if options.fsdp is not None:
-                config.mesh.fsdp = options.fsdp
-            note = fit_batch(config, meant, len(devices))
-            path, *stage = name.split(":")
-            title = " ".join([":".join([Path(path).stem, *stage]), *options.set])
-            try:
-                plans.append(compiled(title, config, note, where, devices))
-                told = f"{title}, {where}: {_memory(plans[-1])}"
-            except Exception as error:  # the others took hours to compile
-                told = f"{title}, {where}: {first_line(error)}"
-                failures.append(told)
-            progress.console.print(told, soft_wrap=True, highlight=False)
-            jax.clear_caches()
-            progress.advance(bar)
-    print(report(plans, failures))
-    return int(bool(failures))
+
+def _images(options: argparse.Namespace) -> tuple[int, int, int] | None:
+    """Number, height and width of what is restored; None where a step is trained."""
+    if options.forward is None:
+        if options.model or options.batch is not None:
+            raise UserError("--model and --batch are for --forward: add it")
+        return None
+    if options.fsdp is not None or options.slices != 1:
+        raise UserError("--forward is of one device: leave out --fsdp and --slices")
+    batch = 1 if options.batch is None else options.batch
+    if batch < 1:
+        raise UserError(f"--batch {batch}: give at least 1")
+    return batch, *plan_forward.size(options.forward)
+
+
+def _networks(
+    options: argparse.Namespace, height: int, width: int
+) -> dict[str, tuple[Mapping[str, Any], str]]:
+    """Networks and the types they compute in, by what the options call them.
+
+    Raises:
+        UserError: none is named, or one that there is not or takes no such images.
+    """
+    if not options.config and not options.model:
+        raise UserError("--forward: say of which networks, by --model or --config")
+    if options.set and options.model:
+        raise UserError("--set changes configs: give --config instead of --model")
+    found = {}
+    for name in options.config or ():
+        config, _ = load(name, options.set)
+        if experiment.trains_prompts(config):
+            raise UserError(f"--config {name} trains prompts: it has no restorer")
+        found[name] = config.model.to_dict(), config.dtype
+    for name in options.model:
+        found[name] = plan_forward.network(name), "bfloat16"
+    for name, (network, _) in found.items():  # before the first is compiled
+        plan_forward.check_size(name, abstract_model(network), height, width)
+    return found
+
+
+def _fitted(
+    name: str, options: argparse.Namespace, devices: int
+) -> tuple[ConfigDict, str]:
+    """A config for so many devices, and in words where its batch comes from."""
+    config, meant = load(name, options.set)
+    if options.fsdp is not None:
+        config.mesh.fsdp = options.fsdp
+    return config, fit_batch(config, meant, devices)
+
+
+def _title(name: str, changes: Sequence[str]) -> str:
+    path, *stage = name.split(":")
+    return " ".join([":".join([Path(path).stem, *stage]), *changes])
 
 
 def main(arguments: Sequence[str]) -> int:
     """The command; bad input gives 2 and one sentence."""
     parser = argparse.ArgumentParser(
         prog="python -m cir_jax.plan",
-        description="Compile training steps for devices that are not here.",
+        description="Compile programs for devices that are not here.",
     )
     parser.add_argument(
         "--config",
@@ -392,6 +377,24 @@ def main(arguments: Sequence[str]) -> int:
         default=[],
         metavar="FIELD=VALUE",
         help="changes a field, such as rematerialise=blocks; may repeat",
+    )
+    parser.add_argument(
+        "--forward",
+        metavar="HxW",
+        help="instead of a training step: restoring images of that size on one device",
+    )
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME[:VARIANT]",
+        help="with --forward: a network, in bfloat16; may repeat",
+    )
+    parser.add_argument("--batch", type=int, help="with --forward: images at once, 1")
+    parser.add_argument(
+        "--operations",
+        action="store_true",
+        help="list them by kind, what moves arrays about, and padded arrays",
     )
     try:
         return run(parser.parse_args(arguments))

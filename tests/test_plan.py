@@ -218,6 +218,15 @@ def test_the_tables_say_that_nothing_ran():
         (["--set=rematerialise"], "give it as FIELD=VALUE"),
         (["--set=rematerialise=block"], "'blocks'"),
         (["--devices=0"], "at least 1"),
+        (["--forward=128"], "--forward 128: give height and width"),
+        (["--forward=64x64"], "--model or --config"),
+        (["--forward=64x64", "--model=promptcr"], "did you mean 'promptcir'"),
+        (["--forward=64x64", "--model=promptcir:XS"], "'XT'"),
+        (["--forward=64x64", "--model=ucip", "--batch=0"], "--batch 0"),
+        (["--forward=64x64", "--model=ucip", "--slices=2"], "of one device"),
+        (["--forward=64x64", "--model=ucip", "--set=seed=1"], "--config instead"),
+        (["--forward=60x64", "--model=restormer:XT"], "multiples of 8"),
+        (["--model=promptcir:XT"], "are for --forward"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, words, capsys, monkeypatch):
