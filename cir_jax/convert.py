@@ -87,14 +87,16 @@ def _same(x: np.ndarray) -> np.ndarray:
 _POINTWISE = _Layout(
     "weight", lambda x: x.T[:, :, None, None], lambda x: x[:, :, 0, 0].T
 )
+_CONVOLUTION = _Layout(
+    "weight", lambda x: x.transpose(3, 2, 0, 1), lambda x: x.transpose(2, 3, 1, 0)
+)
 
 _LAYOUTS: dict[tuple[type, str], _Layout] = {
     (layers.Linear, "kernel"): _Layout("weight", np.transpose, np.transpose),
     (layers.PointwiseConv, "kernel"): _POINTWISE,
     (ucip.AxialMixing, "kernel"): _POINTWISE,
-    (nnx.Conv, "kernel"): _Layout(
-        "weight", lambda x: x.transpose(3, 2, 0, 1), lambda x: x.transpose(2, 3, 1, 0)
-    ),
+    (nnx.Conv, "kernel"): _CONVOLUTION,
+    (layers.Conv3x3, "kernel"): _CONVOLUTION,
     (layers.DepthwiseConv, "kernel"): _Layout(
         "weight",
         lambda x: x.transpose(2, 0, 1)[:, None],

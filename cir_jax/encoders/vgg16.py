@@ -19,7 +19,7 @@ from cir_jax import weights
 from cir_jax.encoders import published
 from cir_jax.encoders.pixels import IMAGENET
 from cir_jax.models import abstract
-from cir_jax.models.layers import conv3x3
+from cir_jax.models.layers import Conv3x3
 
 PUBLISHED = published.Encoder(
     "VGG16",
@@ -46,7 +46,7 @@ class VGG16(nnx.Module):
     def __init__(self, *, rngs: nnx.Rngs, dtype: Dtype = jnp.float32):
         inputs = (3, *WIDTHS)
         self.convs = nnx.List(
-            conv3x3(i, o, bias=True, rngs=rngs, dtype=dtype)
+            Conv3x3(i, o, bias=True, rngs=rngs, dtype=dtype)
             for i, o in zip(inputs, WIDTHS, strict=False)
         )
 

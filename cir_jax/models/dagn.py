@@ -36,10 +36,10 @@ from cir_jax.models.dagn_features import (
     widths,
 )
 from cir_jax.models.layers import (
+    Conv3x3,
     Linear,
     PointwiseConv,
     RestorationModel,
-    conv3x3,
     join,
 )
 from cir_jax.models.pooling import Pool
@@ -100,12 +100,12 @@ class DAGN(RestorationModel):
         own = widths(dim, SCALES + 1)
 
         # --- the base
-        self.head = conv3x3(channels, dim, bias=True, **options)
+        self.head = Conv3x3(channels, dim, bias=True, **options)
         self.encoder = nnx.List(residual_blocks(w, blocks, **options) for w in own)
         self.down = nnx.List(Down(w, 2 * w, **options) for w in own[:-1])
         self.up = nnx.List(Up(2 * w, w, **options) for w in own[:-1])
         self.decoder = nnx.List(residual_blocks(w, blocks, **options) for w in own[:-1])
-        self.tail = conv3x3(dim, channels, bias=True, **options)
+        self.tail = Conv3x3(dim, channels, bias=True, **options)
 
         # --- what guides it
         sizes = (channels, feature_dim, feature_blocks)
@@ -216,7 +216,7 @@ class CrossFeatureFusion(nnx.Module):
         self.join = PointwiseConv(channels + features, channels, **options)
         self.squeeze = PointwiseConv(channels, hidden, **options)
         self.excite = PointwiseConv(hidden, channels, **options)
-        self.out = conv3x3(channels, channels, **options)
+        self.out = Conv3x3(channels, channels, **options)
 
     def __call__(
         self,

@@ -29,9 +29,9 @@ from jaxtyping import Array, Float, Float32
 from cir_jax.errors import UserError
 from cir_jax.models.layers import (
     Block,
+    Conv3x3,
     PointwiseConv,
     RestorationModel,
-    conv3x3,
     join,
     linear,
 )
@@ -216,7 +216,7 @@ class SensitiveEncoder(nnx.Module):
         dtype: Dtype,
     ):
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
-        self.stem = conv3x3(2 * channels, dim, bias=True, **options)
+        self.stem = Conv3x3(2 * channels, dim, bias=True, **options)
         down = [
             RectifiedDown(before, after, **options)
             for before, after in itertools.pairwise([dim, *widths(dim)])
@@ -372,7 +372,7 @@ class RectifiedDown(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: Dtype):
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
-        self.conv = conv3x3(inputs, outputs, bias=True, stride=2, **options)
+        self.conv = Conv3x3(inputs, outputs, bias=True, stride=2, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 d"]:
         return jax.nn.relu(self.conv(x))
@@ -383,8 +383,8 @@ class ResidualBlock(Block):
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: Dtype):
         options: Mapping[str, Any] = {"bias": True, "rngs": rngs, "dtype": dtype}
-        self.conv1 = conv3x3(channels, channels, **options)
-        self.conv2 = conv3x3(channels, channels, **options)
+        self.conv1 = Conv3x3(channels, channels, **options)
+        self.conv2 = Conv3x3(channels, channels, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         return x + self.conv2(jax.nn.relu(self.conv1(x)))

@@ -20,9 +20,10 @@ from jaxtyping import Array, Float
 
 from cir_jax.errors import UserError, unknown
 from cir_jax.ops.affine import Affine
+from cir_jax.ops.conv3x3 import conv3x3
 from cir_jax.ops.depthwise import depthwise_conv
 from cir_jax.ops.gated_feed_forward import gated_feed_forward
-from cir_jax.ops.layer_norm import bias_free_layer_norm, layer_norm
+from cir_jax.ops.layer_norm import Norm
 from cir_jax.ops.multi_dconv_attention import multi_dconv_attention
 from cir_jax.ops.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 
@@ -193,35 +194,46 @@ class LayerNorm(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-        x = x.astype(self.dtype)
-        if self.bias is None:
-            return bias_free_layer_norm(x, self.scale[...])
-        return layer_norm(x, self.scale[...], self.bias[...])
+        return self.norm(x.astype(self.dtype))
+
+    @property
+    def norm(self) -> Norm:
+        """Its parameters, for operations."""
+        return Norm(self.scale[...], None if self.bias is None else self.bias[...])
 
 
-def conv3x3(
-    inputs: int,
-    outputs: int,
-    *,
-    bias: bool = False,
-    stride: int = 1,
-    rngs: nnx.Rngs,
-    dtype: Dtype,
-) -> nnx.Conv:
+class Conv3x3(nnx.Conv):
     """3x3 convolution that keeps the size, or divides it by a stride; zeros outside."""
-    init = conv_init(9 * inputs)
-    return nnx.Conv(
-        inputs,
-        outputs,
-        (3, 3),
-        strides=stride,
-        padding=((1, 1), (1, 1)),
-        use_bias=bias,
-        kernel_init=init,
-        bias_init=init,
-        dtype=dtype,
-        rngs=rngs,
-    )
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool = False,
+        stride: int = 1,
+        rngs: nnx.Rngs,
+        dtype: Dtype,
+    ):
+        init = conv_init(9 * inputs)
+        super().__init__(
+            inputs,
+            outputs,
+            (3, 3),
+            strides=stride,
+            padding=((1, 1), (1, 1)),
+            use_bias=bias,
+            kernel_init=init,
+            bias_init=init,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
+        if self.strides != 1:
+            return super().__call__(x)
+        affine = _affine(self)
+        return affine.add_bias(conv3x3(x.astype(self.dtype), affine.kernel))
 
 
 class Linear(nnx.Linear):
@@ -317,7 +329,7 @@ class DepthwiseConv(nnx.Module):
         return _affine(self)
 
 
-def _affine(layer: Linear | DepthwiseConv) -> Affine:
+def _affine(layer: Linear | DepthwiseConv | Conv3x3) -> Affine:
     bias = None if layer.bias is None else layer.bias.astype(layer.dtype)
     return Affine(layer.kernel.astype(layer.dtype), bias)
 
@@ -366,7 +378,10 @@ class MDTA(nnx.Module):
 
 
 class GDFN(nnx.Module):
-    """Gated-dconv feed-forward network (Restormer, 2111.09881)."""
+    """Gated-dconv feed-forward network (Restormer, 2111.09881), added to its input.
+
+    The norm in front of it is the block's, and an argument of its call.
+    """
 
     def __init__(
         self,
@@ -383,9 +398,12 @@ class GDFN(nnx.Module):
         self.dwconv = DepthwiseConv(2 * hidden, **options)
         self.project_out = PointwiseConv(hidden, channels, **options)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], norm: LayerNorm
+    ) -> Float[Array, "b h w c"]:
         return gated_feed_forward(
             x.astype(self.dwconv.dtype),
+            norm.norm,
             self.project_in.affine,
             self.dwconv.affine,
             self.project_out.affine,
@@ -414,7 +432,7 @@ class TransformerBlock(Block):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         x = x + self.attn(self.norm1(x))
-        return x + self.ffn(self.norm2(x))
+        return self.ffn(x, self.norm2)
 
 
 def transformer_blocks(
@@ -450,7 +468,7 @@ class Downsample(nnx.Module):
         self, channels: int, *, bias: bool = False, rngs: nnx.Rngs, dtype: Dtype
     ):
         options: Mapping[str, Any] = {"bias": bias, "rngs": rngs, "dtype": dtype}
-        self.conv = conv3x3(channels, channels // 2, **options)
+        self.conv = Conv3x3(channels, channels // 2, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 2*c"]:
         return pixel_unshuffle(self.conv(x))
@@ -463,7 +481,7 @@ class Upsample(nnx.Module):
         self, channels: int, *, bias: bool = False, rngs: nnx.Rngs, dtype: Dtype
     ):
         options: Mapping[str, Any] = {"bias": bias, "rngs": rngs, "dtype": dtype}
-        self.conv = conv3x3(channels, channels * 2, **options)
+        self.conv = Conv3x3(channels, channels * 2, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c//2"]:
         return pixel_shuffle(self.conv(x))

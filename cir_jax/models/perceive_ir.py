@@ -40,6 +40,7 @@ from cir_jax.models.layers import (
     GDFN,
     MDTA,
     Block,
+    Conv3x3,
     DepthwiseConv,
     Downsample,
     LayerNorm,
@@ -47,7 +48,6 @@ from cir_jax.models.layers import (
     RestorationModel,
     Upsample,
     check_heads,
-    conv3x3,
     join,
     linear,
     transformer_blocks,
@@ -145,7 +145,7 @@ class PerceiveIR(RestorationModel):
             depth, h = num_blocks[level], heads[level]
             return GuidedStage(widths[level], depth, h, ffn_expansion, **guided)
 
-        self.embed = conv3x3(channels, dim, **biased)
+        self.embed = Conv3x3(channels, dim, **biased)
         self.encoder1 = plain(0, num_blocks[0])
         self.down1 = Downsample(widths[0], **biased)
         self.encoder2 = plain(1, num_blocks[1])
@@ -168,7 +168,7 @@ class PerceiveIR(RestorationModel):
         self.reduce1 = PointwiseConv(widths[1], widths[0], **biased)
         self.decoder1 = stage(0)
         self.refinement = plain(0, num_refinement_blocks)
-        self.output = conv3x3(widths[0], channels, **biased)
+        self.output = Conv3x3(widths[0], channels, **biased)
 
     def __call__(
         self,
@@ -276,7 +276,7 @@ class CFE(nnx.Module):
         widths = [channels, *(width * quarters // 4 for quarters in (1, 2, 3, 4))]
         layers: list[Any] = []
         for inputs, outputs in itertools.pairwise(widths):
-            layers.append(conv3x3(inputs, outputs, bias=True, stride=2, **options))
+            layers.append(Conv3x3(inputs, outputs, bias=True, stride=2, **options))
             layers.append(gelu if released else ResidualBlock(outputs, **options))
         self.body = nnx.Sequential(*layers)
         hidden = None if released else linear(width, width, **options)
@@ -299,8 +299,8 @@ class ResidualBlock(nnx.Module):
     """Adds what two convolutions with LeakyReLU in between make of a map."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: Dtype):
-        self.conv1 = conv3x3(channels, channels, bias=True, rngs=rngs, dtype=dtype)
-        self.conv2 = conv3x3(channels, channels, bias=True, rngs=rngs, dtype=dtype)
+        self.conv1 = Conv3x3(channels, channels, bias=True, rngs=rngs, dtype=dtype)
+        self.conv2 = Conv3x3(channels, channels, bias=True, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         return x + self.conv2(jax.nn.leaky_relu(self.conv1(x)))
@@ -394,7 +394,7 @@ class ETB(Block):
         if self.twice:
             x = self.mdta(self.mdta_norm(x))
         x = guided + x
-        return x + self.ffn(self.norm2(x))
+        return self.ffn(x, self.norm2)
 
 
 class PGCA(nnx.Module):

@@ -26,11 +26,11 @@ from cir_jax.errors import UserError
 from cir_jax.models.layers import (
     GDFN,
     Block,
+    Conv3x3,
     LayerNorm,
     Linear,
     PointwiseConv,
     check_heads,
-    conv3x3,
     normal,
     transformer_blocks,
     uniform,
@@ -166,7 +166,7 @@ class DPM(nnx.Module):
         self.prompt = nnx.Param(uniform(0.0, 1.0)(rngs.params(), (tasks, bases, width)))
         self.basis_mlp = MLP(channels, bases, **options)
         self.task_mlp = MLP(channels, tasks, **options)
-        self.conv3x3 = conv3x3(width, width, **options)
+        self.conv3x3 = Conv3x3(width, width, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w width"]:
         tasks, bases = (
@@ -206,7 +206,7 @@ class RHAG(nnx.Module):
         shifts = [window_size // 2 if i % 2 else 0 for i in range(depth)]
         self.blocks = nnx.List(HAB(*shape, s, expansion, **options) for s in shifts)
         self.overlap_attn = OCAB(*shape, expansion, **options)
-        self.conv = conv3x3(channels, channels, bias=True, **options)
+        self.conv = Conv3x3(channels, channels, bias=True, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         y = x
@@ -242,7 +242,7 @@ class HAB(Block):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         n = self.norm1(x)
         x = x + self.attn(n) + CAB_WEIGHT * self.conv_block(n)
-        return x + self.ffn(self.norm2(x))
+        return self.ffn(x, self.norm2)
 
 
 class WindowAttention(nnx.Module):
@@ -282,8 +282,8 @@ class CAB(nnx.Module):
     def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: Dtype):
         options: Mapping[str, Any] = {"bias": True, "rngs": rngs, "dtype": dtype}
         hidden, gate = max(1, channels // 3), max(1, channels // 16)
-        self.compress = conv3x3(channels, hidden, **options)
-        self.expand = conv3x3(hidden, channels, **options)
+        self.compress = Conv3x3(channels, hidden, **options)
+        self.expand = Conv3x3(hidden, channels, **options)
         self.gate_in = PointwiseConv(channels, gate, **options)
         self.gate_out = PointwiseConv(gate, channels, **options)
 
@@ -328,7 +328,7 @@ class OCAB(Block):
         bias = _relative_position_bias(self.relative_position_bias_table, *sizes)
         affines = (self.qkv.affine, bias, self.proj.affine)
         x = x + attend_overlapping_windows(self.norm1(x), *affines, *sizes)
-        return x + self.ffn(self.norm2(x))
+        return self.ffn(x, self.norm2)
 
 
 def _bias_table(size: int, overlap: int, heads: int, rngs: nnx.Rngs) -> nnx.Param:

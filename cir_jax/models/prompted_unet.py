@@ -8,13 +8,13 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from cir_jax.models.layers import (
+    Conv3x3,
     Downsample,
     Guide,
     PointwiseConv,
     RestorationModel,
     TransformerBlock,
     Upsample,
-    conv3x3,
     join,
     transformer_blocks,
     unguided,
@@ -81,7 +81,7 @@ class PromptedUNet(RestorationModel):
                 PointwiseConv(joint, outputs, **biased),
             )
 
-        self.patch_embed_input = conv3x3(channels, dim, **options)
+        self.patch_embed_input = Conv3x3(channels, dim, **options)
         self.encoder_level1 = stage(widths[0], 1)
         self.down1_2 = Downsample(widths[0], **options)
         self.encoder_level2 = stage(widths[1], 2)
@@ -107,7 +107,7 @@ class PromptedUNet(RestorationModel):
         self.refinement = transformer_blocks(
             widths[1], num_refinement_blocks, heads[0], ffn_expansion, **block
         )
-        self.output = conv3x3(widths[1], channels, **biased)
+        self.output = Conv3x3(widths[1], channels, **biased)
 
     def __call__(
         self, image: Float[Array, "b h w c"], guide: Guide = unguided

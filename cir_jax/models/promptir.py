@@ -19,8 +19,8 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from cir_jax.models.layers import (
+    Conv3x3,
     PointwiseConv,
-    conv3x3,
     linear,
     transformer_blocks,
     uniform,
@@ -169,7 +169,7 @@ class PromptBlock(nnx.Module):
         bank = uniform(0.0, 1.0)(rngs.params(), (length, size, size, width))
         self.prompt_param = nnx.Param(bank)
         self.linear_layer = linear(channels, length, **options)
-        self.conv3x3 = conv3x3(width, width, **options)
+        self.conv3x3 = Conv3x3(width, width, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w width"]:
         b, h, w, _ = x.shape

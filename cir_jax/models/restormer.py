@@ -16,12 +16,12 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from cir_jax.models.layers import (
+    Conv3x3,
     Downsample,
     Guide,
     PointwiseConv,
     RestorationModel,
     Upsample,
-    conv3x3,
     join,
     transformer_blocks,
     unguided,
@@ -101,7 +101,7 @@ class Restormer(RestorationModel):
                 width, depth, heads, ffn_expansion, norm=norm, **biased
             )
 
-        self.patch_embed = conv3x3(channels, dim, **options)
+        self.patch_embed = Conv3x3(channels, dim, **options)
         self.encoder_level1 = blocks(widths[0], num_blocks[0], heads[0])
         self.down1_2 = Downsample(widths[0], **options)
         self.encoder_level2 = blocks(widths[1], num_blocks[1], heads[1])
@@ -120,7 +120,7 @@ class Restormer(RestorationModel):
         self.decoder_level1 = blocks(widths[1], num_blocks[0], heads[0])
 
         self.refinement = blocks(widths[1], num_refinement_blocks, heads[0])
-        self.output = conv3x3(widths[1], channels, **biased)
+        self.output = Conv3x3(widths[1], channels, **biased)
 
     def __call__(
         self, image: Float[Array, "b h w c"], guide: Guide = unguided

@@ -1,8 +1,12 @@
 """Layer norms over channels that keep little for their gradients."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from cir_jax.ops.affine import Affine
 
 EPSILON = 1e-5  # PyTorch's, in every network here
 
@@ -43,6 +47,49 @@ def bias_free_layer_norm(
         The map with its variance normalised, in the type of `x`.
     """
     return _bias_free_forward(x, scale)[0]
+
+
+class Norm(NamedTuple):
+    """The parameters of one of the two norms, which is a function of a map.
+
+    Attributes:
+        scale: factor of each channel.
+        bias: offset of each channel; None for the norm that does not centre.
+    """
+
+    scale: Float[Array, " c"]
+    bias: Float[Array, " c"] | None = None
+
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+        """The normalised map."""
+        if self.bias is None:
+            return bias_free_layer_norm(x, self.scale)
+        return layer_norm(x, self.scale, self.bias)
+
+    @property
+    def centres(self) -> bool:
+        """Whether it subtracts the mean."""
+        return self.bias is not None
+
+    def before(self, layer: Affine) -> Affine:
+        """The linear layer that takes what `normalised` gives, in place of the norm."""
+        kernel = self.scale[:, None] * layer.kernel
+        bias = layer.bias
+        if self.bias is not None:
+            more = self.bias @ layer.kernel.astype(jnp.float32)
+            bias = more if bias is None else bias + more
+        return Affine(
+            *(
+                None if x is None else x.astype(layer.kernel.dtype)
+                for x in (kernel, bias)
+            )
+        )
+
+
+def normalised(x: Float[Array, "*b c"], centred: bool) -> Float[Array, "*b c"]:
+    """A norm without scale and bias, of a map's pixels."""
+    ones = jnp.ones(x.shape[-1], jnp.float32)
+    return Norm(ones, jnp.zeros_like(ones) if centred else None)(x)
 
 
 def _forward(x: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:

@@ -40,7 +40,7 @@ def test_prompts_are_weighted_by_the_mean_and_resized_bilinearly(size):
     weights = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     bank = np.asarray(block.prompt_param[...])
     prompts = [sum(w * m for w, m in zip(ws, bank, strict=True)) for ws in weights]
-    resized = np.stack([bilinear(prompt, *size) for prompt in prompts])
+    resized = jnp.stack([bilinear(prompt, *size) for prompt in prompts])
     np.testing.assert_allclose(block(x), block.conv3x3(resized), rtol=1e-5, atol=1e-6)
 
 
