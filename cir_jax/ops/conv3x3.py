@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cir_jax.ops.matmul import matmul
-
 LARGEST = 20e6
 """Bytes of the product at most: where it is larger, memory takes more time than the
 slower convolution does."""
@@ -42,6 +40,7 @@ def plain(x: Array, kernel: Array) -> Array:
     )
 
 
+@jax.custom_vjp
 def on_cpu(x: Array, kernel: Array) -> Array:
     """One matrix product and shifts of what is narrower, in front of it or behind."""
     b, h, w, c = x.shape
@@ -50,14 +49,47 @@ def on_cpu(x: Array, kernel: Array) -> Array:
     product = b * h * w * x.dtype.itemsize * (9 * d if narrows else 3 * max(c, d))
     if product > LARGEST:
         return plain(x, kernel)
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     if narrows:
-        y = matmul(x, kernel.transpose(2, 0, 1, 3).reshape(c, 9 * d))
+        y = _padded(x) @ kernel.transpose(2, 0, 1, 3).reshape(c, 9 * d)
         parts = y.reshape(b, h + 2, w + 2, 3, 3, d)
         return sum(
             parts[:, i : i + h, j : j + w, i, j] for i in range(3) for j in range(3)
         )
-    columns = jnp.concatenate([x[:, :, j : j + w] for j in range(3)], axis=-1)
-    y = matmul(columns, kernel.transpose(1, 2, 0, 3).reshape(3 * c, 3 * d))
+    y = _columns(x) @ kernel.transpose(1, 2, 0, 3).reshape(3 * c, 3 * d)
     parts = y.reshape(b, h + 2, w, 3, d)
     return sum(parts[:, i : i + h, :, i] for i in range(3))
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return on_cpu(x, kernel), (x, kernel)
+
+
+def _backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    # Written out because XLA's gradient to the kernel can take ten times as long on
+    # CPU: a convolution whose kernel is a whole map.
+    x, kernel = residuals
+    columns, h = _columns(x), x.shape[1]
+    rows = [
+        jax.lax.dot_general(
+            columns[:, i : i + h],
+            g,
+            (((0, 1, 2), (0, 1, 2)), ((), ())),
+            preferred_element_type=jnp.float32,
+        )
+        for i in range(3)
+    ]
+    d_kernel = jnp.stack(rows).reshape(kernel.shape).astype(kernel.dtype)
+    return on_cpu(g, kernel[::-1, ::-1].swapaxes(2, 3)), d_kernel
+
+
+on_cpu.defvjp(_forward, _backward)
+
+
+def _padded(x: Array) -> Array:
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+def _columns(x: Array) -> Array:
+    """What the kernel's three columns see of a padded map, side by side."""
+    padded, w = _padded(x), x.shape[2]
+    return jnp.concatenate([padded[:, :, j : j + w] for j in range(3)], axis=-1)

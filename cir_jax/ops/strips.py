@@ -80,8 +80,7 @@ def over_strips(
     Args:
         function: see `Function`.
         strips: see `strips_of`.
-        maps: all of the same batch, height and width; the result has the first one's
-            shape and type.
+        maps: all of the same batch, height and width, as the result is.
         parameters: arrays of any structure.
 
     Returns:
@@ -99,9 +98,13 @@ def over_strips(
         map_ = jax.lax.dynamic_update_slice(map_, strip, (image, row, 0, 0))
         return map_, jax.tree.map(lambda s, m: _add(s, m, image), sums, more)
 
-    _, sums = jax.eval_shape(
+    strip, sums = jax.eval_shape(
         lambda: function(parameters, _strips(inputs, strips, 0, height), 0)
     )
+    shape = (*maps[0].shape[:3], strip.shape[-1])
+    # Every pixel is written. A map that is there already needs no memory.
+    alike = [x for x in maps if (x.shape, x.dtype) == (shape, strip.dtype)]
+    map_ = alike[0] if alike else jnp.zeros(shape, strip.dtype)
     each = height // strips.rows
     sums = jax.tree.map(
         lambda s: jnp.zeros(
@@ -109,8 +112,7 @@ def over_strips(
         ),
         sums,
     )
-    # Every pixel is written; the first map is there already, and needs no memory.
-    return jax.lax.fori_loop(0, strips.count, add, (maps[0], sums))
+    return jax.lax.fori_loop(0, strips.count, add, (map_, sums))
 
 
 def _forward(
