@@ -68,18 +68,18 @@ def _backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     # Written out because XLA's gradient to the kernel can take ten times as long on
     # CPU: a convolution whose kernel is a whole map.
     x, kernel = residuals
-    columns, h = _columns(x), x.shape[1]
-    rows = [
-        jax.lax.dot_general(
-            columns[:, i : i + h],
-            g,
-            (((0, 1, 2), (0, 1, 2)), ((), ())),
-            preferred_element_type=jnp.float32,
-        )
-        for i in range(3)
-    ]
-    d_kernel = jnp.stack(rows).reshape(kernel.shape).astype(kernel.dtype)
-    return on_cpu(g, kernel[::-1, ::-1].swapaxes(2, 3)), d_kernel
+    c, d = kernel.shape[2:]
+    # What meets the kernel's three rows: the gradient moved down by none, one, two.
+    moves = [jnp.pad(g, ((0, 0), (i, 2 - i), (0, 0), (0, 0))) for i in range(3)]
+    d_kernel = jax.lax.dot_general(
+        _columns(x).reshape(-1, 3 * c),
+        jnp.concatenate(moves, axis=-1).reshape(-1, 3 * d),
+        (((0,), (0,)), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
+    d_kernel = d_kernel.reshape(3, c, 3, d).transpose(2, 0, 1, 3)
+    d_x = on_cpu(g, kernel[::-1, ::-1].swapaxes(2, 3))
+    return d_x, d_kernel.astype(kernel.dtype)
 
 
 on_cpu.defvjp(_forward, _backward)

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+LONG = 600_000
+"""Numbers of a map from which on its rows are summed one by one for the gradient."""
+
 
 def depthwise_conv(
     x: Float[Array, "b h w c"],
@@ -59,19 +62,9 @@ def _forward(x: Array, kernel: Array, rim: int) -> tuple[Array, tuple[Array, Arr
 def _backward(
     rim: int, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
-    # Written out because the automatic gradient takes several times as long on CPU: it
-    # reads both maps once for each kernel entry's sum. Here one pass along the
-    # width makes all of them.
     x, kernel = residuals
-    taps = _taps(x, len(kernel), rim)
-    products = [(tap * gradient).astype(jnp.float32) for tap in taps]
-    sums = jax.lax.reduce(
-        products,
-        [jnp.float32(0)] * len(products),
-        lambda a, b: [p + q for p, q in zip(a, b, strict=True)],
-        dimensions=(2,),
-    )
-    d_kernel = jnp.stack(sums).sum(axis=(1, 2)).reshape(kernel.shape)
+    sums = _sums_by_rows if gradient.size > LONG else _sums_at_once
+    d_kernel = sums(x, gradient, len(kernel), rim).reshape(kernel.shape)
     d_x = shifted_sums(gradient, kernel[::-1, ::-1], len(kernel) - 1 - rim)
     return d_x, d_kernel.astype(kernel.dtype)
 
@@ -79,14 +72,49 @@ def _backward(
 shifted_sums.defvjp(_forward, _backward)
 
 
+# The gradient to the kernel is written out because the automatic one takes several
+# times as long on CPU: it reads both maps once for each kernel entry's sum. Here one
+# pass along the width makes all of them; where maps are large, row is added to row,
+# which takes half of that.
+def _sums_at_once(x: Array, gradient: Array, size: int, rim: int) -> Array:
+    products = [(t * gradient).astype(jnp.float32) for t in _taps(x, size, rim)]
+    sums = jax.lax.reduce(
+        products,
+        [jnp.float32(0)] * len(products),
+        lambda a, b: [p + q for p, q in zip(a, b, strict=True)],
+        dimensions=(2,),
+    )
+    return jnp.stack(sums).sum(axis=(1, 2))
+
+
+def _sums_by_rows(x: Array, gradient: Array, size: int, rim: int) -> Array:
+    _, h, w, c = gradient.shape
+    x = _padded(x, rim)
+
+    def add(row: Array, sums: list[Array]) -> list[Array]:
+        rows = jax.lax.dynamic_slice_in_dim(x, row, size, axis=1)
+        g = jax.lax.dynamic_slice_in_dim(gradient, row, 1, axis=1)
+        return [
+            total + (tap * g).astype(jnp.float32).sum(axis=(0, 1))
+            for total, tap in zip(sums, _taps(rows, size, 0), strict=True)
+        ]
+
+    zeros = [jnp.zeros((w, c), jnp.float32)] * size**2
+    return jnp.stack(jax.lax.fori_loop(0, h, add, zeros)).sum(axis=1)
+
+
 def _taps(x: Array, size: int, rim: int) -> list[Array]:
     """The map as each of the kernel's entries sees it, row by row."""
-    padded = jnp.pad(x, ((0, 0), (rim, rim), (rim, rim), (0, 0)))
+    padded = _padded(x, rim)
     _, h, w, _ = padded.shape
     return [
         padded[:, i : i + h - size + 1, j : j + w - size + 1]
         for i, j in np.ndindex(size, size)
     ]
+
+
+def _padded(x: Array, rim: int) -> Array:
+    return jnp.pad(x, ((0, 0), (rim, rim), (rim, rim), (0, 0)))
 
 
 def _conv(x: Array, kernel: Array) -> Array:
