@@ -66,19 +66,19 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     # Written out because XLA's gradient to the kernel can take ten times as long on
-    # CPU: a convolution whose kernel is a whole map.
+    # CPU: a convolution whose kernel is a whole map. Here what is narrower is laid out
+    # as each entry of the kernel meets it, and multiplied by the other.
     x, kernel = residuals
     c, d = kernel.shape[2:]
-    # What meets the kernel's three rows: the gradient moved down by none, one, two.
-    moves = [jnp.pad(g, ((0, 0), (i, 2 - i), (0, 0), (0, 0))) for i in range(3)]
-    d_kernel = jax.lax.dot_general(
-        _columns(x).reshape(-1, 3 * c),
-        jnp.concatenate(moves, axis=-1).reshape(-1, 3 * d),
-        (((0,), (0,)), ((), ())),
-        preferred_element_type=jnp.float32,
-    )
-    d_kernel = d_kernel.reshape(3, c, 3, d).transpose(2, 0, 1, 3)
-    d_x = on_cpu(g, kernel[::-1, ::-1].swapaxes(2, 3))
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    if d < c:
+        met = _entries(g)  # b h w 9*d, the last entry first
+        d_x = met @ flipped.reshape(9 * d, c)
+        d_kernel = _over_pixels(x, met).reshape(c, 3, 3, d)[:, ::-1, ::-1]
+        d_kernel = d_kernel.transpose(1, 2, 0, 3)
+    else:
+        d_x = on_cpu(g, flipped)
+        d_kernel = _over_pixels(_entries(x), g).reshape(kernel.shape)
     return d_x, d_kernel.astype(kernel.dtype)
 
 
@@ -93,3 +93,18 @@ def _columns(x: Array) -> Array:
     """What the kernel's three columns see of a padded map, side by side."""
     padded, w = _padded(x), x.shape[2]
     return jnp.concatenate([padded[:, :, j : j + w] for j in range(3)], axis=-1)
+
+
+def _entries(x: Array) -> Array:
+    """What each of the kernel's entries sees of a map, side by side."""
+    padded, (_, h, w, _) = _padded(x), x.shape
+    seen = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+    return jnp.concatenate(seen, axis=-1)
+
+
+def _over_pixels(x: Array, y: Array) -> Array:
+    """Each channel of x times each of y, summed over the pixels, in float32."""
+    x, y = (a.reshape(-1, a.shape[-1]) for a in (x, y))
+    return jax.lax.dot_general(
+        x, y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )

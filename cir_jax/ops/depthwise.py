@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-LONG = 600_000
+LONG = 200_000
 """Numbers of a map from which on its rows are summed one by one for the gradient."""
 
 
@@ -88,19 +88,20 @@ def _sums_at_once(x: Array, gradient: Array, size: int, rim: int) -> Array:
 
 
 def _sums_by_rows(x: Array, gradient: Array, size: int, rim: int) -> Array:
-    _, h, w, c = gradient.shape
+    b, h, w, c = gradient.shape
     x = _padded(x, rim)
 
-    def add(row: Array, sums: list[Array]) -> list[Array]:
-        rows = jax.lax.dynamic_slice_in_dim(x, row, size, axis=1)
-        g = jax.lax.dynamic_slice_in_dim(gradient, row, 1, axis=1)
+    def add(i: Array, sums: list[Array]) -> list[Array]:
+        start = (i // h, i % h, 0, 0)
+        rows = jax.lax.dynamic_slice(x, start, (1, size, *x.shape[2:]))
+        g = jax.lax.dynamic_slice(gradient, start, (1, 1, w, c))
         return [
-            total + (tap * g).astype(jnp.float32).sum(axis=(0, 1))
+            total + (tap * g).astype(jnp.float32).reshape(w, c)
             for total, tap in zip(sums, _taps(rows, size, 0), strict=True)
         ]
 
     zeros = [jnp.zeros((w, c), jnp.float32)] * size**2
-    return jnp.stack(jax.lax.fori_loop(0, h, add, zeros)).sum(axis=1)
+    return jnp.stack(jax.lax.fori_loop(0, b * h, add, zeros)).sum(axis=1)
 
 
 def _taps(x: Array, size: int, rim: int) -> list[Array]:

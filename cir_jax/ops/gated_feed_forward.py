@@ -62,7 +62,7 @@ def in_strips(
 ) -> Array:
     """The same in strips, or of the whole map where that is but one."""
     hidden = project_out.kernel.shape[0]
-    strips = strips_of(x.shape, hidden * x.dtype.itemsize, halo=1)
+    strips = strips_of(x.shape, 2 * hidden * x.dtype.itemsize, halo=1)
     if strips.count == 1:
         return plain(x, norm, project_in, depthwise, project_out)
     # Whole vector registers: Restormer's hidden widths are odd numbers such as 255.
