@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import pytest
 from twins import arrays, assert_twins
 
+from cir_jax.ops import depthwise
 from cir_jax.ops.depthwise import depthwise_conv
 
 
@@ -22,9 +23,11 @@ def each_channel_by_itself(x, kernel):
     )
 
 
+@pytest.mark.parametrize("long", [0, 10**6])
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("method", ["shift", "conv", None])
-def test_each_method_filters_channels_one_by_one(method, size):
+def test_each_method_filters_channels_one_by_one(method, size, long, monkeypatch):
+    monkeypatch.setattr(depthwise, "LONG", long)
     x, kernel = arrays((2, 5, 7, 3), (size, size, 3))
     assert_twins(
         lambda x, kernel: depthwise_conv(x, kernel, method),
