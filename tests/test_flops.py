@@ -7,7 +7,7 @@ from flax import nnx
 
 from cir_jax.flops import model_flops
 from cir_jax.models import abstract, abstract_model
-from cir_jax.models.layers import GDFN, MDTA
+from cir_jax.models.layers import GDFN, MDTA, LayerNorm
 from cir_jax.ops.depthwise import depthwise_conv
 
 SQUARE = jax.ShapeDtypeStruct((8, 8), jnp.float32)
@@ -34,9 +34,14 @@ def conv(x, kernel, *, stride=1, groups=1):
     )
 
 
-def of(module, x):
-    graphdef, params = nnx.split(module)
-    return model_flops(lambda p, x: nnx.merge(graphdef, p)(x), params, x)
+def of(module, x, *others):
+    graphdef, params = nnx.split((module, *others))
+
+    def call(params, x):
+        module, *others = nnx.merge(graphdef, params)
+        return module(x, *others)
+
+    return model_flops(call, params, x)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +180,10 @@ def test_depthwise_convolutions_count_on_every_platform():
 def test_restormers_parts_by_their_formulas():
     x, pixels, c, heads, hidden = shape(2, 8, 6, 12), 2 * 8 * 6, 12, 3, 24
     dtype = jnp.float32
-    feed_forward = of(abstract(lambda rngs: GDFN(c, 2.0, rngs=rngs, dtype=dtype)), x)
+    norm = abstract(lambda rngs: LayerNorm(c, rngs=rngs, dtype=dtype))
+    feed_forward = of(
+        abstract(lambda rngs: GDFN(c, 2.0, rngs=rngs, dtype=dtype)), x, norm
+    )
     multiply_adds = c * 2 * hidden + 9 * 2 * hidden + hidden * c
     assert feed_forward == 2 * pixels * multiply_adds
     attention = of(abstract(lambda rngs: MDTA(c, heads, rngs=rngs, dtype=dtype)), x)
