@@ -346,7 +346,7 @@ def test_a_breakdown_counts_every_block(run, monkeypatch, tmp_path):
     )
     assert both["floor"] == 1.0 and both["temporary"] == 7
     inside = {part["kind"]: part["count"] for part in both["inside"]}
-    assert inside == {"LayerNorm": 4, "WindowAttention": 2, "CAB": 2, "GDFN": 2}
+    assert inside == {"LayerNorm": 2, "WindowAttention": 2, "CAB": 2, "GDFN": 2}
     attention = [
         call.args[1].path
         for call in measured.mock_calls

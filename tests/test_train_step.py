@@ -127,8 +127,8 @@ def test_every_network_has_blocks_that_can_be_computed_again(config):
         return str(jax.make_jaxpr(run)(params))
 
     blocks = sum(isinstance(m, Block) for _, m in nnx.iter_modules(model))
-    assert traced("blocks").count("remat2[") == blocks > 0
-    assert "remat2[" not in traced("none")
+    others = traced("none").count("remat2[")  # prompts, which always are
+    assert traced("blocks").count("remat2[") - others == blocks > 0
 
 
 def test_state_is_cut_along_its_largest_axis_that_divides():
