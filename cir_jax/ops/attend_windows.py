@@ -150,11 +150,17 @@ def overlapping_plain(
     x: Array, qkv: Affine, bias: Array, project_out: Affine, size: int, overlap: int
 ) -> Array:
     """The operation, of the whole map."""
-    _, h, w, _ = x.shape
-    q, k, v = (part(x) for part in qkv.split(3))
-    k, v = (overlapping_partition(y, size, overlap) for y in (k, v))
+    q, *others = (part(x) for part in qkv.split(3))
+    windows = (overlapping_partition(y, size, overlap) for y in others)
+    return _attend_others(q, *windows, bias, project_out, size)
+
+
+def _attend_others(
+    q: Array, k: Array, v: Array, bias: Array, project_out: Affine, size: int
+) -> Array:
+    """A map of queries and windows of keys and values."""
     out = window_attention(partition(q, size), k, v, bias)
-    return merge(project_out(out), h, w)
+    return merge(project_out(out), *q.shape[1:3])
 
 
 def overlapping_in_strips(
@@ -174,8 +180,7 @@ def _of_overlapping_strip(
     row: int | Array,
 ) -> tuple[Array, tuple]:
     qkv, bias, project_out = parameters
-    q, k, v = (matmul(*strips, part.matrix) for part in qkv.split(3))
+    q, *others = (matmul(*strips, part.matrix) for part in qkv.split(3))
     q = q[:, overlap:-overlap, overlap:-overlap]
-    k, v = (overlapping_windows(y, size, overlap) for y in (k, v))
-    out = window_attention(partition(q, size), k, v, bias)
-    return merge(project_out(out), *q.shape[1:3]), ()
+    windows = (overlapping_windows(y, size, overlap) for y in others)
+    return _attend_others(q, *windows, bias, project_out, size), ()

@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cir_jax.ops.depthwise import padded_by, taps
+from cir_jax.ops.matmul import over_pixels
+
 LARGEST = 20e6
 """Bytes of the product at most: where it is larger, memory takes more time than the
 slower convolution does."""
@@ -50,7 +53,7 @@ def on_cpu(x: Array, kernel: Array) -> Array:
     if product > LARGEST:
         return plain(x, kernel)
     if narrows:
-        y = _padded(x) @ kernel.transpose(2, 0, 1, 3).reshape(c, 9 * d)
+        y = padded_by(x, 1) @ kernel.transpose(2, 0, 1, 3).reshape(c, 9 * d)
         parts = y.reshape(b, h + 2, w + 2, 3, 3, d)
         return sum(
             parts[:, i : i + h, j : j + w, i, j] for i in range(3) for j in range(3)
@@ -74,37 +77,23 @@ def _backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     if d < c:
         met = _entries(g)  # b h w 9*d, the last entry first
         d_x = met @ flipped.reshape(9 * d, c)
-        d_kernel = _over_pixels(x, met).reshape(c, 3, 3, d)[:, ::-1, ::-1]
+        d_kernel = over_pixels(x, met).reshape(c, 3, 3, d)[:, ::-1, ::-1]
         d_kernel = d_kernel.transpose(1, 2, 0, 3)
     else:
         d_x = on_cpu(g, flipped)
-        d_kernel = _over_pixels(_entries(x), g).reshape(kernel.shape)
+        d_kernel = over_pixels(_entries(x), g).reshape(kernel.shape)
     return d_x, d_kernel.astype(kernel.dtype)
 
 
 on_cpu.defvjp(_forward, _backward)
 
 
-def _padded(x: Array) -> Array:
-    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-
-
 def _columns(x: Array) -> Array:
     """What the kernel's three columns see of a padded map, side by side."""
-    padded, w = _padded(x), x.shape[2]
+    padded, w = padded_by(x, 1), x.shape[2]
     return jnp.concatenate([padded[:, :, j : j + w] for j in range(3)], axis=-1)
 
 
 def _entries(x: Array) -> Array:
     """What each of the kernel's entries sees of a map, side by side."""
-    padded, (_, h, w, _) = _padded(x), x.shape
-    seen = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
-    return jnp.concatenate(seen, axis=-1)
-
-
-def _over_pixels(x: Array, y: Array) -> Array:
-    """Each channel of x times each of y, summed over the pixels, in float32."""
-    x, y = (a.reshape(-1, a.shape[-1]) for a in (x, y))
-    return jax.lax.dot_general(
-        x, y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
-    )
+    return jnp.concatenate(taps(x, 3, 1), axis=-1)

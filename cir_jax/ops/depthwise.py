@@ -50,7 +50,7 @@ def shifted_sums(x: Array, kernel: Array, rim: int) -> Array:
     return sum(
         tap * kernel[i, j]
         for (i, j), tap in zip(
-            np.ndindex(kernel.shape[:2]), _taps(x, len(kernel), rim), strict=True
+            np.ndindex(kernel.shape[:2]), taps(x, len(kernel), rim), strict=True
         )
     )
 
@@ -77,7 +77,7 @@ shifted_sums.defvjp(_forward, _backward)
 # pass along the width makes all of them; where maps are large, row is added to row,
 # which takes half of that.
 def _sums_at_once(x: Array, gradient: Array, size: int, rim: int) -> Array:
-    products = [(t * gradient).astype(jnp.float32) for t in _taps(x, size, rim)]
+    products = [(t * gradient).astype(jnp.float32) for t in taps(x, size, rim)]
     sums = jax.lax.reduce(
         products,
         [jnp.float32(0)] * len(products),
@@ -89,7 +89,7 @@ def _sums_at_once(x: Array, gradient: Array, size: int, rim: int) -> Array:
 
 def _sums_by_rows(x: Array, gradient: Array, size: int, rim: int) -> Array:
     b, h, w, c = gradient.shape
-    x = _padded(x, rim)
+    x = padded_by(x, rim)
 
     def add(i: Array, sums: list[Array]) -> list[Array]:
         start = (i // h, i % h, 0, 0)
@@ -97,16 +97,22 @@ def _sums_by_rows(x: Array, gradient: Array, size: int, rim: int) -> Array:
         g = jax.lax.dynamic_slice(gradient, start, (1, 1, w, c))
         return [
             total + (tap * g).astype(jnp.float32).reshape(w, c)
-            for total, tap in zip(sums, _taps(rows, size, 0), strict=True)
+            for total, tap in zip(sums, taps(rows, size, 0), strict=True)
         ]
 
     zeros = [jnp.zeros((w, c), jnp.float32)] * size**2
     return jnp.stack(jax.lax.fori_loop(0, b * h, add, zeros)).sum(axis=1)
 
 
-def _taps(x: Array, size: int, rim: int) -> list[Array]:
-    """The map as each of the kernel's entries sees it, row by row."""
-    padded = _padded(x, rim)
+def taps(x: Array, size: int, rim: int) -> list[Array]:
+    """The map as each of a kernel's entries sees it, row by row.
+
+    Args:
+        x: b h w c.
+        size: of the kernel.
+        rim: rows and columns of zeros that are added around the map first.
+    """
+    padded = padded_by(x, rim)
     _, h, w, _ = padded.shape
     return [
         padded[:, i : i + h - size + 1, j : j + w - size + 1]
@@ -114,7 +120,8 @@ def _taps(x: Array, size: int, rim: int) -> list[Array]:
     ]
 
 
-def _padded(x: Array, rim: int) -> Array:
+def padded_by(x: Array, rim: int) -> Array:
+    """The map with so many rows and columns of zeros around it."""
     return jnp.pad(x, ((0, 0), (rim, rim), (rim, rim), (0, 0)))
 
 

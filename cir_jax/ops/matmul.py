@@ -31,14 +31,17 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    c, d = kernel.shape
-    d_kernel = jax.lax.dot_general(
-        x.reshape(-1, c),
-        g.reshape(-1, d),
-        dimension_numbers=(((0,), (0,)), ((), ())),
-        preferred_element_type=jnp.float32,
-    )
-    return g @ kernel.T, d_kernel.astype(kernel.dtype)
+    return g @ kernel.T, over_pixels(x, g).astype(kernel.dtype)
 
 
 matmul.defvjp(_forward, _backward)
+
+
+def over_pixels(
+    x: Float[Array, "*b c"], y: Float[Array, "*b d"]
+) -> Float[Array, "c d"]:
+    """Each channel of x times each of y, summed over the pixels, in float32."""
+    x, y = (a.reshape(-1, a.shape[-1]) for a in (x, y))
+    return jax.lax.dot_general(
+        x, y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )

@@ -43,8 +43,7 @@ def multi_dconv_attention(
         A map of the same size, in the type of `x`.
     """
     return jax.lax.platform_dependent(
-        *(x, x if queries is None else queries, qkv, depthwise, temperature),
-        project_out,
+        *(x, queries, qkv, depthwise, temperature, project_out),
         cpu=in_strips,
         default=plain,
     )
@@ -52,40 +51,38 @@ def multi_dconv_attention(
 
 def plain(
     x: Array,
-    queries: Array,
+    queries: Array | None,
     qkv: Affine,
     depthwise: Affine,
     temperature: Array,
     project_out: Affine,
 ) -> Array:
     """The operation, of the whole map."""
+    maps = (x if queries is None else queries, x, x)
     q, k, v = (
         d.add_bias(depthwise_conv(p(y), d.kernel))
-        for y, p, d in zip(
-            (queries, x, x), qkv.split(3), depthwise.split(3), strict=True
-        )
+        for y, p, d in zip(maps, qkv.split(3), depthwise.split(3), strict=True)
     )
     return project_out(transposed_attention(q, k, v, temperature))
 
 
 def in_strips(
     x: Array,
-    queries: Array,
+    queries: Array | None,
     qkv: Affine,
     depthwise: Affine,
     temperature: Array,
     project_out: Affine,
 ) -> Array:
-    """The same in strips, or of the whole map where that is but one."""
+    """The same in strips, or of the whole map where it has few pixels."""
     b, h, w, c = x.shape
     heads = len(temperature)
     if b * h * w <= c:
         return plain(x, queries, qkv, depthwise, temperature, project_out)
 
     strips = strips_of(x.shape, 3 * c * x.dtype.itemsize, halo=1)
-    v, sums = over_strips(
-        partial(_of_strip, heads), strips, (x, queries), (qkv, depthwise)
-    )
+    maps = (x,) if queries is None else (x, queries)
+    v, sums = over_strips(partial(_of_strip, heads), strips, maps, (qkv, depthwise))
     weights = channel_weights(*sums, temperature).astype(v.dtype)
     kernel = project_out.kernel.reshape(heads, c // heads, -1)
     kernels = jnp.einsum("bnde,ndf->bnef", weights, kernel).reshape(b, c, -1)
@@ -96,14 +93,12 @@ def in_strips(
 def _of_strip(
     heads: int,
     parameters: tuple[Affine, Affine],
-    strips: tuple[Array, Array],
+    strips: tuple[Array, ...],
     row: int | Array,
 ) -> tuple[Array, tuple[Array, ...]]:
-    x, queries = strips
+    maps = (strips[-1], strips[0], strips[0])
     q, k, v = (
         d.add_bias(shifted_sums(matmul(y, p.matrix), d.kernel, 0))
-        for y, p, d in zip(
-            (queries, x, x), *(p.split(3) for p in parameters), strict=True
-        )
+        for y, p, d in zip(maps, *(p.split(3) for p in parameters), strict=True)
     )
     return v, channel_products(q, k, heads)

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cir_jax.ops.depthwise import padded_by
+
 LARGEST = 4 << 20
 """Bytes of the widest map of a strip at most. Of 1 to 16 MB, 4 and 8 were fastest on
 two cores with 0.5 MB of cache each and 32 MB shared."""
@@ -170,7 +172,7 @@ def with_halo(x: Float[Array, "b h w c"], halo: int) -> Float[Array, "b H W d"]:
     if not halo:
         return x
     x = jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), x.dtype)], axis=-1)
-    return jnp.pad(x, ((0, 0), (halo, halo), (halo, halo), (0, 0)))
+    return padded_by(x, halo)
 
 
 def _strips(

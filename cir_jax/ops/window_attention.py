@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from cir_jax.ops.depthwise import padded_by
+
 
 def partition(
     x: Float[Array, "b h w c"], size: int
@@ -64,8 +66,7 @@ def overlapping_partition(
     Returns:
         (size + 2 * overlap)² tokens for each window.
     """
-    rim = (overlap, overlap)
-    return overlapping_windows(jnp.pad(x, ((0, 0), rim, rim, (0, 0))), size, overlap)
+    return overlapping_windows(padded_by(x, overlap), size, overlap)
 
 
 def overlapping_windows(

@@ -70,12 +70,13 @@ def test_feed_forward_without_biases(room):
     )
 
 
+@pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
-def test_attention_between_channels(room, biased):
+def test_attention_between_channels(room, biased, guided):
     def parts(x, queries, temperature, k_qkv, b_qkv, k_d, b_d, k_out, b_out):
         kernels = {"qkv": (k_qkv, b_qkv), "d": (k_d, b_d), "out": (k_out, b_out)}
         qkv, d, out = (Affine(k, b if biased else None) for k, b in kernels.values())
-        return x, queries, qkv, d, 1 + temperature, out
+        return x, queries if guided else None, qkv, d, 1 + temperature, out
 
     shapes = (C, 3 * C), (3 * C,), (3, 3, 3 * C), (3 * C,), (C, C), (C,)
     assert_twins(
