@@ -16,6 +16,7 @@ from ml_collections import config_flags
 from cir_jax import cli, experiment
 from cir_jax.data import manifest
 from cir_jax.errors import UserError
+from cir_jax.huge_pages import restart_with_huge_pages
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment's config file, such as configs/quickstart.py."
@@ -130,4 +131,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     main()
