@@ -29,19 +29,12 @@ from cir_jax.arguments import (
     named,
 )
 from cir_jax.errors import UserError, unknown
-from cir_jax.huge_pages import restart_with_huge_pages
 
 DONE, SOME_FAILED, WRONG_USE, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
 
 
-def start() -> None:
-    """The console command, in a process of its own."""
-    restart_with_huge_pages()
-    main()
-
-
 def main() -> None:
-    """Runs the words of the command line; bad input exits with 2 and one sentence."""
+    """The console command; bad input exits with 2 and one sentence."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: clean up
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # names may be any bytes

@@ -5,6 +5,11 @@
 Like cli.py an entry point, and with it the only place that may import data_pipelines.
 """
 
+from cir_jax.huge_pages import restart_with_huge_pages
+
+if __name__ == "__main__":
+    restart_with_huge_pages()  # before what takes time to import
+
 import os
 import shlex
 import sys
@@ -16,7 +21,6 @@ from ml_collections import config_flags
 from cir_jax import cli, experiment
 from cir_jax.data import manifest
 from cir_jax.errors import UserError
-from cir_jax.huge_pages import restart_with_huge_pages
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment's config file, such as configs/quickstart.py."
@@ -131,5 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()
     main()
