@@ -55,9 +55,7 @@ class Affine(NamedTuple):
         the map, its gradient copies it once more, and on CPU both cost more than the
         products.
         """
-        size = self.kernel.shape[-1] // count
-        slices = [slice(i * size, (i + 1) * size) for i in range(count)]
-        return [
-            Affine(self.kernel[..., s], None if self.bias is None else self.bias[s])
-            for s in slices
-        ]
+        parts = (
+            [None] * count if x is None else jnp.split(x, count, axis=-1) for x in self
+        )
+        return [Affine(*part) for part in zip(*parts, strict=True)]
