@@ -182,6 +182,20 @@ PRESETS = {
     # The 23 degradations of UCIP's data set; x265 for HM, VVenC for VTM.
     "ucsr": Recipe((*TRADITIONAL, *LEARNED)),
     "ucsr-traditional": Recipe(TRADITIONAL),
+    # What pictures on the web went through, and some that went through nothing, which
+    # a restorer is to leave alone; the recipe of the weights that ship.
+    "web": Recipe(
+        (
+            "jpeg 5:95:1",
+            "jpeg:4:4:4 5:95:1",
+            "jpeg 5:95:1 shifted + jpeg 5:95:1",
+            "webp 5:95:5",
+            "avif 20:90:5",
+            "noise 0",
+        ),
+        weights=(58, 8, 18, 6, 3, 7),
+        draws=8,
+    ),
     # The all-in-one setting's three noise levels.
     "noise": Recipe(("noise 15,25,50",)),
 }

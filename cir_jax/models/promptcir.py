@@ -60,6 +60,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "prompt_dims": (8, 16, 32),
         "window_size": 4,
     },
+    "half": {  # 3.1 M, at half the resolution: what ships, for CPUs
+        "dim": 24,
+        "num_blocks": (2, 2, 2, 2),
+        "num_refinement_blocks": 2,
+        "ffn_expansion": 2.0,
+        "num_bases": (8, 8, 8),
+        "prompt_dims": (24, 32, 64),
+        "window_size": 8,
+        "unshuffle": 2,
+    },
 }
 
 CAB_WEIGHT = 0.01  # HAT keeps the convolutions' share of a block small
@@ -81,6 +91,7 @@ class PromptCIR(PromptedUNet):
         prompt_dims: Sequence[int] = (64, 128, 320),
         prompt_heads: int = 4,
         channels: int = 3,
+        unshuffle: int = 1,
         *,
         rngs: nnx.Rngs,
         dtype: Dtype = jnp.float32,
@@ -101,6 +112,8 @@ class PromptCIR(PromptedUNet):
             prompt_dims: width of the prompts of levels 1, 2, 3.
             prompt_heads: attention heads of the prompt interaction blocks.
             channels: of the images: 3 for RGB, 1 for grey.
+            unshuffle: 2 folds each 2 x 2 pixels into channels first, so that the whole
+                network works at half the resolution; 1, as released, does not.
             rngs: where the initial parameters come from.
             dtype: type to compute in.
 
@@ -113,7 +126,7 @@ class PromptCIR(PromptedUNet):
         self.num_tasks = num_tasks
         self.num_bases = tuple(num_bases)
         # Level 4 has an eighth of the resolution, level 2 windows on half of it.
-        self.multiple = max(8, 2 * window_size)
+        self.multiple = unshuffle * max(8, 2 * window_size)
 
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
 
@@ -138,6 +151,7 @@ class PromptCIR(PromptedUNet):
             channels,
             stage,
             prompt_block,
+            unshuffle=unshuffle,
             **options,
         )
 

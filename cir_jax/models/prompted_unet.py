@@ -19,6 +19,7 @@ from cir_jax.models.layers import (
     transformer_blocks,
     unguided,
 )
+from cir_jax.ops.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 
 
 class PromptedUNet(RestorationModel):
@@ -31,6 +32,8 @@ class PromptedUNet(RestorationModel):
         stage: makes the blocks of a level, given their width and the level.
         prompt_block: makes what makes a level's prompts, given the width of the
             features and the level.
+        unshuffle: side of the cells of pixels that the image's are folded into, as
+            FFDNet does (1710.04026): level 1 is at that much less resolution.
         bias: whether Restormer blocks, 1x1 convolutions and the last one have biases.
         norm: of the Restormer blocks.
         others: the hyper-parameters that the networks have in common, see there.
@@ -51,6 +54,7 @@ class PromptedUNet(RestorationModel):
         stage: Callable[[int, int], nnx.Module],
         prompt_block: Callable[[int, int], nnx.Module],
         *,
+        unshuffle: int = 1,
         bias: bool = False,
         norm: str = "with_bias",
         rngs: nnx.Rngs,
@@ -64,6 +68,7 @@ class PromptedUNet(RestorationModel):
         self.prompt_dims = tuple(prompt_dims)
         self.prompt_heads = prompt_heads
         self.channels = channels
+        self.unshuffle = unshuffle
 
         options: Mapping[str, Any] = {"rngs": rngs, "dtype": dtype}
         biased: Mapping[str, Any] = {"bias": bias, **options}
@@ -81,7 +86,8 @@ class PromptedUNet(RestorationModel):
                 PointwiseConv(joint, outputs, **biased),
             )
 
-        self.patch_embed_input = Conv3x3(channels, dim, **options)
+        folded = channels * unshuffle**2
+        self.patch_embed_input = Conv3x3(folded, dim, **options)
         self.encoder_level1 = stage(widths[0], 1)
         self.down1_2 = Downsample(widths[0], **options)
         self.encoder_level2 = stage(widths[1], 2)
@@ -107,7 +113,7 @@ class PromptedUNet(RestorationModel):
         self.refinement = transformer_blocks(
             widths[1], num_refinement_blocks, heads[0], ffn_expansion, **block
         )
-        self.output = Conv3x3(widths[1], channels, **biased)
+        self.output = Conv3x3(widths[1], folded, **biased)
 
     def __call__(
         self, image: Float[Array, "b h w c"], guide: Guide = unguided
@@ -125,7 +131,8 @@ class PromptedUNet(RestorationModel):
             UserError: the size is no multiple of `multiple`.
         """
         self.check_size(image)
-        encoded1 = self.encoder_level1(self.patch_embed_input(image))
+        folded = pixel_unshuffle(image, self.unshuffle)
+        encoded1 = self.encoder_level1(self.patch_embed_input(folded))
         encoded2 = self.encoder_level2(self.down1_2(encoded1))
         encoded3 = self.encoder_level3(self.down2_3(encoded2))
         x = self.latent(guide(self.down3_4(encoded3), 4))
@@ -144,5 +151,5 @@ class PromptedUNet(RestorationModel):
         x = self.up2_1(self.reduce_noise_level1(x))
         x = self.decoder_level1(guide(join(x, encoded1), 1))
 
-        x = self.output(self.refinement(x))
+        x = pixel_shuffle(self.output(self.refinement(x)), self.unshuffle)
         return image + x.astype(image.dtype)

@@ -1,0 +1,70 @@
+"""PromptCIR at half the resolution: the blind restorer that ships, on a CPU.
+
+    cir encode --source photos/ --recipe online:web --crop 128 --out data/web
+    python -m cir_jax.main --config=configs/promptcir_half.py --workdir=runs/half
+
+Hardware: 2 CPU cores. Hours and score: see cir_jax/weights/promptcir_half.md.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The experiment; cir_jax/experiment.py says what each field means."""
+    config = ConfigDict()
+    config.seed = 0
+    config.model = ConfigDict({"name": "promptcir", "variant": "half"})
+    config.init_from = ""
+    config.dtype = "float32"
+    config.steps = 10_000
+    config.batch_size = 4
+    config.accumulate = 1
+    config.rematerialise = "none"
+    config.loss = "charbonnier"
+    config.ema_decay = 0.999
+    config.trainable = ()
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 1.5e-3
+    config.optimizer.final_learning_rate = 1e-5
+    config.optimizer.warmup_steps = 200
+    config.optimizer.decay = "cosine"
+    config.optimizer.decay_at = ()
+    config.optimizer.decay_factor = 1.0
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.99
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.clip_norm = 1.0
+    config.adversary = ConfigDict({"updates": "none", "learning_rate": 0.0})
+
+    config.data = ConfigDict()
+    config.data.records = "data/web"
+    config.data.encode = (
+        "cir encode --source photos/ --recipe online:web --crop 128 --out {records}"
+    )
+    config.data.encode_if_missing = False
+    config.data.recipe = ""
+    config.data.damaged = 0
+    config.data.patch = 96
+    config.data.grid_phase = "random"
+    config.data.qualities = ()
+    config.data.tasks = ()
+    config.data.workers = 0
+
+    config.guidance = ConfigDict({"proxies": ()})
+    for name in ("dinov2", "clip", "prompts", "vgg16", "medium"):
+        config.guidance[name] = ""
+
+    config.evaluation = ConfigDict()
+    config.evaluation.images = "photos:validation"
+    config.evaluation.codec = "jpeg"
+    config.evaluation.qualities = (10, 40, 95)
+    config.evaluation.every = 1_000
+
+    config.checkpoint = ConfigDict({"every": 500, "keep": 2})
+    config.log_every = 50
+    config.tensorboard = False
+    config.wandb = ""
+    config.mesh = ConfigDict({"fsdp": 1})
+    return config
