@@ -5,8 +5,6 @@ Modules are imported by the subcommand that needs them: JAX takes seconds to loa
 """
 
 import argparse
-import collections
-import os
 import shlex
 import signal
 import sys
@@ -20,15 +18,11 @@ from cir_jax import (
     evaluate_command,
     identify_command,
     program_cache,
+    restore_command,
+    weights_command,
 )
-from cir_jax.arguments import (
-    add_reading_options,
-    check_can_write,
-    check_is_no_image,
-    max_pixels,
-    named,
-)
-from cir_jax.errors import UserError, unknown
+from cir_jax.arguments import named
+from cir_jax.errors import UserError
 
 DONE, SOME_FAILED, WRONG_USE, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
 
@@ -178,62 +172,8 @@ def _parser() -> argparse.ArgumentParser:
     bench_command.add_options(bench)
 
     restore = commands.add_parser("restore", help="restore images and folders")
-    restore.set_defaults(job=_restore)
-    restore.add_argument("inputs", nargs="+", type=Path, metavar="IN")
-    restore.add_argument("-o", "--out", type=Path, required=True, help="output folder")
-    restore.add_argument(
-        "--weights",
-        required=True,
-        help="a name, file or workdir; by commas several, whose mean is taken",
-    )
-    restore.add_argument(
-        "--protocol",
-        help="promptcir-ntire24: the challenge's padding, tiles and ensemble of all "
-        "--weights, officially two; default: ours",
-    )
-    restore.add_argument(
-        "--codec", help="what made the images, for weights that can be told"
-    )
-    restore.add_argument(
-        "--format",
-        help="png (default), same as the input, or tiff, jpeg2000, bmp, jpeg, webp, "
-        "avif",
-    )
-    restore.add_argument(
-        "--quality", type=int, help="of lossy outputs; default 95, AVIF 90"
-    )
-    restore.add_argument("--overwrite", action="store_true", help="existing outputs")
-    restore.add_argument(
-        "--dry-run", action="store_true", help="say what would be done, do nothing"
-    )
-    restore.add_argument("--report", type=Path, help="write what became of each file")
-    restore.add_argument(
-        "--identify",
-        metavar="WEIGHTS",
-        help="of a DAGN training: add to the report how each image was compressed",
-    )
-    restore.add_argument(
-        "--strength",
-        type=float,
-        default=1.0,
-        help="how much of the correction is applied, 0 to 1 (default)",
-    )
-    restore.add_argument(
-        "--self-ensemble",
-        action="store_true",
-        help="average over 8 flips and rotations: 8 times as long",
-    )
-    restore.add_argument(
-        "--tile", type=int, help="side of the tiles, pixels; default: what memory holds"
-    )
-    restore.add_argument(
-        "--dinov2", metavar="FILE", help="its weights, for networks that it guides"
-    )
-    restore.add_argument("--device", help="cpu, gpu, tpu or such as gpu:1")
-    restore.add_argument(
-        "--precision", default="float32", help="float32 (default) or bfloat16"
-    )
-    add_reading_options(restore, "restore")
+    restore.set_defaults(job=restore_command.run)
+    restore_command.add_options(restore)
 
     identify = commands.add_parser("identify", help="how images were compressed")
     identify.set_defaults(job=identify_command.run)
@@ -243,6 +183,10 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(job=convert_command.run)
     convert_command.add_options(convert)
 
+    weights = commands.add_parser("weights", help="the weights that ship")
+    weights.set_defaults(job=weights_command.run)
+    weights_command.add_options(weights)
+
     export = commands.add_parser("export", help="weights of a training's checkpoint")
     export.set_defaults(job=_export)
     export.add_argument("workdir", type=Path, metavar="WORKDIR")
@@ -250,6 +194,11 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--out", type=Path, help="default: WORKDIR/step-STEP.safetensors"
     )
     export.add_argument("--step", type=int, help="default: the newest checkpoint's")
+    export.add_argument(
+        "--storage",
+        default="float32",
+        help="float32 (default) or float16, which takes half the space",
+    )
 
     compare = commands.add_parser("compare", help="look at versions of pictures")
     compare.set_defaults(job=_compare)
@@ -381,103 +330,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _restore(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from cir_jax import restore_files
-    from cir_jax.data import manifest
-
-    limit = max_pixels(options.max_megapixels)
-    if options.identify and not options.report:
-        raise UserError(
-            f"--identify {options.identify} adds to the report: give --report FILE too"
-        )
-    jobs = restore_files.plan(options.inputs, options.out, options.format)
-    how = restore_files.Options(
-        options.format,
-        options.quality,
-        options.overwrite,
-        limit,
-        options.allow_truncated,
-    )
-    if options.dry_run:
-        for target, source in jobs.items():
-            note = " (there: skipped)" if how.skips(target) else ""
-            print(f"{source} -> {target}{note}")
-        return DONE
-    check_can_write("--report", options.report)
-    check_is_no_image("--report", options.report, (*jobs, *jobs.values()))
-    restorer = _restorer(options)
-    identifier = None
-    if options.identify:
-        from cir_jax.identify import Identifier
-
-        identifier = Identifier(options.identify, device=options.device)
-    options.out.mkdir(parents=True, exist_ok=True)
-    if not os.access(options.out, os.W_OK):
-        raise UserError(f"the output folder {options.out} may not be written to")
-    outcomes: list[restore_files.Outcome] = []
-    try:
-        console = Console(stderr=True)
-        restore_files.restore_files(
-            restorer, jobs, how, console, outcomes.append, identifier
-        )
-    finally:  # also when interrupted
-        for outcome in outcomes:
-            if outcome.status == "failed":
-                print(f"failed: {outcome.reason}", file=sys.stderr)
-        counts = collections.Counter(outcome.status for outcome in outcomes)
-        kinds = ("restored", "skipped", "failed")
-        summary = ", ".join(f"{counts[kind]} {kind}" for kind in kinds)
-        print(f"{summary}, of {len(jobs)} images")
-        if options.report:
-            rows = [outcome.to_json() for outcome in outcomes]
-            used = ("weights", "protocol", "strength", "identify")
-            settings = {name: getattr(options, name) for name in used}
-            manifest.write_json(options.report, settings | {"images": rows})
-    return SOME_FAILED if counts["failed"] else DONE
-
-
-def _restorer(options: argparse.Namespace):
-    """The restorer that the flags of `cir restore` ask for."""
-    from cir_jax import models, ntire24, weights
-    from cir_jax.restore import Restorer
-
-    if options.precision not in models.DTYPES:
-        raise unknown("precision", options.precision, models.DTYPES)
-    dtype = models.DTYPES[options.precision]
-    names = options.weights.split(",")
-    if options.protocol is not None:
-        if options.protocol != ntire24.NAME:
-            raise unknown("protocol", options.protocol, [ntire24.NAME])
-        ntire24.refuse(
-            {
-                "--strength": options.strength != 1,
-                "--self-ensemble": options.self_ensemble,
-                "--tile": options.tile is not None,
-                "--dinov2": options.dinov2 is not None,
-            }
-        )
-        return ntire24.Ntire24Restorer(
-            weights.load_alike(names, dtype=dtype),
-            options.codec,
-            device=options.device,
-        )
-    return Restorer(
-        weights.load_average(names, dtype=dtype),
-        options.codec,
-        tile="default" if options.tile is None else options.tile,
-        strength=options.strength,
-        self_ensemble=options.self_ensemble,
-        device=options.device,
-        dinov2=options.dinov2,
-    )
-
-
 def _export(options: argparse.Namespace) -> int:
     from cir_jax.export import export
 
-    step, out = export(options.workdir, options.out, options.step)
+    step, out = export(options.workdir, options.out, options.step, options.storage)
     print(f"averaged weights of step {step}: {out}")
     return DONE
 

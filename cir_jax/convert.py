@@ -179,6 +179,11 @@ def _check_official(model: nnx.Module) -> None:
             f"ucip with skip {model.skip} and mixing {model.mixing!r} has no official "
             "state dict: the official network has no skip, and its mixing is 'codec'"
         )
+    if isinstance(model, promptcir.PromptCIR) and model.unshuffle != 1:
+        raise UserError(
+            f"promptcir with unshuffle {model.unshuffle} has no official state dict: "
+            "the official network works at full resolution"
+        )
     if isinstance(model, guided.Guided):
         raise UserError(
             f"{model.guided.config['name']} with Perceive-IR's guidance has no "

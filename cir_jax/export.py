@@ -17,7 +17,10 @@ from cir_jax.train_step import abstract_training
 
 
 def export(
-    workdir: Path, out: Path | None = None, step: int | None = None
+    workdir: Path,
+    out: Path | None = None,
+    step: int | None = None,
+    storage: str = "float32",
 ) -> tuple[int, Path]:
     """Writes the averaged weights of a checkpoint, whatever it was trained on.
 
@@ -26,13 +29,14 @@ def export(
         out: the weights file, written whole or not at all; step-STEP.safetensors in
             the workdir when None.
         step: of the checkpoint; the newest when None.
+        storage: type that the parameters are stored in, see `weights.save`.
 
     Returns:
         The step, and the file.
 
     Raises:
         UserError: the folder is no training's, has no such checkpoint, or that is
-            damaged; or the output cannot be written.
+            damaged; or the output cannot be written; or see `weights.save`.
     """
     check_can_write("-o", out)
     try:
@@ -49,5 +53,6 @@ def export(
         step, state = checkpoints.read(step, state)
     provenance = {"step": str(step), "config": text}
     out = out or workdir / f"step-{step}{weights.SUFFIX}"
-    weights.save(out, nnx.merge(nnx.graphdef(model), state.ema), provenance)
+    averaged = nnx.merge(nnx.graphdef(model), state.ema)
+    weights.save(out, averaged, provenance, storage)
     return step, out

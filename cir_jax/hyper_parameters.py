@@ -91,6 +91,7 @@ def _promptcir_config(shapes: Shapes) -> dict[str, Any]:
         "prompt_dims": [bank[3] for bank in banks],
         "prompt_heads": shapes["noise_level3.attn.temperature"][0],
         "channels": shapes["output.weight"][0],
+        "unshuffle": 1,
     }
 
 

@@ -47,7 +47,8 @@ class Restorer:
     alike. Threads may share a restorer.
 
     Args:
-        model: a shipped name, a weights file, a workdir, or a model.
+        model: a shipped name, a weights file, a workdir, or a model; by default the
+            weights that ship.
         codec: name or number of the codec that made the images, for models that can be
             told.
         tile: largest side in pixels of what is restored in one piece; None for images
@@ -69,7 +70,7 @@ class Restorer:
 
     def __init__(
         self,
-        model: str | os.PathLike | RestorationModel,
+        model: str | os.PathLike | RestorationModel = "default",
         codec: str | int | None = None,
         *,
         tile: int | Literal["default"] | None = "default",

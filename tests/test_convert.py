@@ -121,9 +121,16 @@ def test_official_weights_come_back_bit_for_bit(config):
         np.testing.assert_array_equal(returned[name], tensor, strict=True)
 
 
-@pytest.mark.parametrize("change", [{"skip": True}, {"mixing": "pixel"}])
-def test_a_network_that_is_not_official_has_no_way_back(change):
-    model = abstract_model({"variant": "XT"} | OFFICIAL | change)
+@pytest.mark.parametrize(
+    "config",
+    [
+        OFFICIAL | {"skip": True},
+        OFFICIAL | {"mixing": "pixel"},
+        {"name": "promptcir", "unshuffle": 2},
+    ],
+)
+def test_a_network_that_is_not_official_has_no_way_back(config):
+    model = abstract_model({"variant": "XT"} | config)
     with pytest.raises(UserError, match="no official state dict"):
         to_official(model.config, {})
 

@@ -63,6 +63,7 @@ def promptcir(draw):
             "window_size": draw.choice((4, 8, 12)),
             "num_tasks": draw.randint(1, 8),
             "num_bases": [draw.randint(1, 9) for _ in range(3)],
+            "unshuffle": 1,  # the official network knows no other
         }
     )
 

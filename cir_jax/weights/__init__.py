@@ -17,31 +17,26 @@ import safetensors
 import safetensors.numpy
 from flax import nnx, traverse_util
 
-from cir_jax.errors import UserError
+from cir_jax.errors import UserError, unknown
 from cir_jax.files import written_whole
 from cir_jax.models import abstract_model
+from cir_jax.weights.shipping import SUFFIX, check_sum, find_shipped, shipped
 
-SUFFIX = ".safetensors"
 WORKDIR_NAME = f"weights{SUFFIX}"
 """What training writes into its workdir: the averaged (EMA) weights."""
-
-
-def shipped() -> dict[str, Path]:
-    """The weights that ship with the package, by name."""
-    return {
-        path.stem: path for path in sorted(Path(__file__).parent.glob(f"*{SUFFIX}"))
-    }
 
 
 def find(name_or_path: str | os.PathLike) -> Path:
     """The weights file that is meant: a shipped name, a file, or a workdir's.
 
+    The name "default" stands for those that `cir restore` takes by itself.
+
     Raises:
         UserError: there is none; says what was looked for.
     """
+    if found := find_shipped(str(name_or_path)):
+        return found
     path = Path(name_or_path)
-    if str(name_or_path) in shipped():
-        return shipped()[str(name_or_path)]
     if path.is_dir():
         if not (path / WORKDIR_NAME).is_file():
             raise UserError(
@@ -50,7 +45,7 @@ def find(name_or_path: str | os.PathLike) -> Path:
             )
         return path / WORKDIR_NAME
     if not path.is_file():
-        names = ", ".join(shipped()) or "none yet"
+        names = ", ".join(shipped())
         raise UserError(
             f"weights {str(name_or_path)!r} are neither a file, nor a workdir, nor a "
             f"shipped name (shipped: {names})"
@@ -70,15 +65,35 @@ def parameters(model: nnx.Module) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in params.items()}
 
 
-def save(path: Path, model: nnx.Module, provenance: Mapping[str, str]) -> None:
+STORAGES = ("float32", "float16")
+"""The types that parameters may be stored in; loaded they are float32 again."""
+
+
+def save(
+    path: Path,
+    model: nnx.Module,
+    provenance: Mapping[str, str],
+    storage: str = "float32",
+) -> None:
     """Writes a weights file, whole or not at all.
 
     Args:
         path: where to.
         model: any model of this package.
         provenance: further metadata, such as the config file and the step.
+        storage: one of `STORAGES`.
+
+    Raises:
+        UserError: there is no such type, or a parameter is too large for it.
     """
-    write(path, parameters(model), {"model": json.dumps(model.config), **provenance})
+    if storage not in STORAGES:
+        raise unknown("storage", storage, STORAGES)
+    with np.errstate(over="ignore"):
+        stored = {name: x.astype(storage) for name, x in parameters(model).items()}
+    for name, x in stored.items():
+        if not np.isfinite(x).all():
+            raise UserError(f"{name} has numbers that {storage} cannot hold")
+    write(path, stored, {"model": json.dumps(model.config), **provenance})
 
 
 def write(
@@ -101,9 +116,11 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """Metadata and tensors of a `.safetensors` file.
 
     Raises:
-        UserError: it cannot be read, or is no such file or a part of one.
+        UserError: it cannot be read, or is no such file or a part of one; or see
+            `check_sum`.
     """
     try:
+        check_sum(path)
         with safetensors.safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             return file.metadata() or {}, tensors

@@ -4,17 +4,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 from golden_weights import assert_equals_official
 from twins import assert_bfloat16_is_close
 
 from cir_jax.errors import UserError
-from cir_jax.models import abstract_model
+from cir_jax.models import abstract_model, build_model
 from cir_jax.models.layers import TransformerBlock
 from cir_jax.models.promptcir import DPM, HAB, OCAB
+from cir_jax.ops.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 
 XT = {"name": "promptcir", "variant": "XT"}
-PARAMETERS = {"base": 34_754_927, "S": 8_920_913, "T": 2_178_575, "XT": 359_451}
+PARAMETERS = {
+    "base": 34_754_927,
+    "S": 8_920_913,
+    "T": 2_178_575,
+    "XT": 359_451,
+    "half": 3_085_449,
+}
 
 
 def test_tiny_network_equals_the_official_one_at_every_stage():
@@ -82,3 +90,14 @@ def test_prompts_start_between_zero_and_one_and_linear_layers_small():
     assert 0 <= bank.min() < 0.01 < 0.99 < bank.max() < 1
     assert np.std(prompts.basis_mlp.fc1.kernel[...]) == pytest.approx(0.02, rel=0.1)
     assert not np.any(prompts.basis_mlp.fc1.bias[...])
+
+
+def test_unshuffling_is_a_network_of_folded_images():
+    model = build_model(tiny.MODEL | {"unshuffle": 2}, nnx.Rngs(0))
+    folded = build_model(tiny.MODEL | {"channels": 12}, nnx.Rngs(0))
+    image = jax.random.uniform(jax.random.key(0), (1, 2 * model.multiple, 16, 3))
+    assert model.multiple == 2 * folded.multiple
+    expected = jax.jit(folded)(pixel_unshuffle(image, 2))
+    np.testing.assert_allclose(
+        jax.jit(model)(image), pixel_shuffle(expected, 2), atol=1e-6
+    )
