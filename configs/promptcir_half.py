@@ -1,7 +1,11 @@
 """PromptCIR at half the resolution: the blind restorer that ships, on a CPU.
 
     cir encode --source photos/ --recipe online:web --crop 128 --out data/web
-    python -m cir_jax.main --config=configs/promptcir_half.py --workdir=runs/half
+    python -m cir_jax.main --config=configs/promptcir_half.py:start
+    python -m cir_jax.main --config=configs/promptcir_half.py:finish
+
+Small patches first, because what counts are steps; then large ones, because attention
+between channels looks at as much as it is given.
 
 Hardware: 2 CPU cores. Hours and score: see cir_jax/weights/promptcir_half.md.
 """
@@ -9,15 +13,18 @@ Hardware: 2 CPU cores. Hours and score: see cir_jax/weights/promptcir_half.md.
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
+def get_config(form: str = "start") -> ConfigDict:
     """The experiment; cir_jax/experiment.py says what each field means."""
+    if form not in ("start", "finish"):
+        raise ValueError(f"form is {form!r}: give promptcir_half.py:start or :finish")
+    finish = form == "finish"
     config = ConfigDict()
     config.seed = 0
     config.model = ConfigDict({"name": "promptcir", "variant": "half"})
-    config.init_from = ""
+    config.init_from = "runs/promptcir_half_start" if finish else ""
     config.dtype = "float32"
-    config.steps = 10_000
-    config.batch_size = 4
+    config.steps = 3_000 if finish else 13_000
+    config.batch_size = 2 if finish else 4
     config.accumulate = 1
     config.rematerialise = "none"
     config.loss = "charbonnier"
@@ -26,16 +33,16 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 1.5e-3
-    config.optimizer.final_learning_rate = 1e-5
+    config.optimizer.learning_rate = 3e-4 if finish else 1e-3
+    config.optimizer.final_learning_rate = 1e-6 if finish else 1e-4
     config.optimizer.warmup_steps = 200
     config.optimizer.decay = "cosine"
     config.optimizer.decay_at = ()
     config.optimizer.decay_factor = 1.0
     config.optimizer.b1 = 0.9
-    config.optimizer.b2 = 0.99
+    config.optimizer.b2 = 0.999
     config.optimizer.weight_decay = 0.0
-    config.optimizer.clip_norm = 1.0
+    config.optimizer.clip_norm = 0.1  # gradients are of norm 0.05
     config.adversary = ConfigDict({"updates": "none", "learning_rate": 0.0})
 
     config.data = ConfigDict()
@@ -46,7 +53,7 @@ def get_config() -> ConfigDict:
     config.data.encode_if_missing = False
     config.data.recipe = ""
     config.data.damaged = 0
-    config.data.patch = 96
+    config.data.patch = 128 if finish else 64
     config.data.grid_phase = "random"
     config.data.qualities = ()
     config.data.tasks = ()

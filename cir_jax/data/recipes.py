@@ -193,7 +193,7 @@ PRESETS = {
             "avif 20:90:5",
             "noise 0",
         ),
-        weights=(58, 8, 18, 6, 3, 7),
+        weights=(58.0, 8.0, 18.0, 6.0, 3.0, 7.0),
         draws=8,
     ),
     # The all-in-one setting's three noise levels.
