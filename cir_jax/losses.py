@@ -11,6 +11,7 @@ from cir_jax.errors import UserError, unknown
 
 CHARBONNIER_EPSILON = 1e-3
 """As in MPRNet and Restormer's relatives, for images in [0, 1]."""
+PSNR_EPSILON = 0.25 / 255
 
 
 def l1(restored: Float[Array, "b h w c"], clean: Float[Array, "b h w c"]):
@@ -21,6 +22,18 @@ def l1(restored: Float[Array, "b h w c"], clean: Float[Array, "b h w c"]):
 def mse(restored: Float[Array, "b h w c"], clean: Float[Array, "b h w c"]):
     """Mean squared error, of which PSNR is the logarithm; a float32 scalar."""
     return jnp.mean(jnp.square(restored.astype(jnp.float32) - clean))
+
+
+def psnr(restored: Float[Array, "b h w c"], clean: Float[Array, "b h w c"]):
+    """The mean PSNR over images, dB, with its sign turned; a float32 scalar.
+
+    Each image counts by how much better it became, whether it was good or bad (NAFNet,
+    2204.04676). An error of a quarter of a level is added, so that perfect images are
+    finite.
+    """
+    error = jnp.square(restored.astype(jnp.float32) - clean)
+    mean = jnp.mean(error, axis=(1, 2, 3)) + PSNR_EPSILON**2
+    return 10 * jnp.mean(jnp.log10(mean))
 
 
 def charbonnier(restored: Float[Array, "b h w c"], clean: Float[Array, "b h w c"]):
@@ -46,7 +59,14 @@ def ssim(restored: Float[Array, "b h w c"], clean: Float[Array, "b h w c"]):
     return 1 - jnp.mean(device_metrics.ssim(clean, restored, rounded=False))
 
 
-LOSSES = {"l1": l1, "charbonnier": charbonnier, "mse": mse, "fft": fft, "ssim": ssim}
+LOSSES = {
+    "l1": l1,
+    "charbonnier": charbonnier,
+    "mse": mse,
+    "psnr": psnr,
+    "fft": fft,
+    "ssim": ssim,
+}
 """Of restored and clean images, by name."""
 CONTRASTIVE, CLIP_QUALITY, DIFFICULTY = "contrastive", "clip_quality", "difficulty"
 GUIDED = (CONTRASTIVE, CLIP_QUALITY, DIFFICULTY)

@@ -23,11 +23,11 @@ def get_config(form: str = "start") -> ConfigDict:
     config.model = ConfigDict({"name": "promptcir", "variant": "half"})
     config.init_from = "runs/promptcir_half_start" if finish else ""
     config.dtype = "float32"
-    config.steps = 3_000 if finish else 13_000
+    config.steps = 3_000 if finish else 11_000
     config.batch_size = 2 if finish else 4
     config.accumulate = 1
     config.rematerialise = "none"
-    config.loss = "charbonnier"
+    config.loss = "psnr"
     config.ema_decay = 0.999
     config.trainable = ()
 
@@ -42,7 +42,7 @@ def get_config(form: str = "start") -> ConfigDict:
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999
     config.optimizer.weight_decay = 0.0
-    config.optimizer.clip_norm = 0.1  # gradients are of norm 0.05
+    config.optimizer.clip_norm = 20.0
     config.adversary = ConfigDict({"updates": "none", "learning_rate": 0.0})
 
     config.data = ConfigDict()

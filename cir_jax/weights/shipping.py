@@ -58,8 +58,9 @@ def check_sum(path: Path) -> None:
     sums = path.parent / _SUMS
     if not sums.is_file():
         return
-    lines = (line.split() for line in sums.read_text(encoding="utf-8").splitlines())
-    expected = {name.removeprefix("*"): digest for digest, name in lines}
+    text = sums.read_text(encoding="utf-8", errors="replace")
+    lines = (line.partition(" ") for line in text.splitlines())
+    expected = {name.strip().removeprefix("*"): digest for digest, _, name in lines}
     if path.name in expected and files.sha256(path) != expected[path.name]:
         raise UserError(
             f"{path} is damaged or was changed: its SHA-256 is {files.sha256(path)}, "
