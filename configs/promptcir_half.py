@@ -23,7 +23,7 @@ def get_config(form: str = "start") -> ConfigDict:
     config.model = ConfigDict({"name": "promptcir", "variant": "half"})
     config.init_from = "runs/promptcir_half_start" if finish else ""
     config.dtype = "float32"
-    config.steps = 3_000 if finish else 11_000
+    config.steps = 2_800 if finish else 9_500
     config.batch_size = 2 if finish else 4
     config.accumulate = 1
     config.rematerialise = "none"
@@ -33,7 +33,7 @@ def get_config(form: str = "start") -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 3e-4 if finish else 1e-3
+    config.optimizer.learning_rate = 2e-4 if finish else 6e-4
     config.optimizer.final_learning_rate = 1e-6 if finish else 1e-4
     config.optimizer.warmup_steps = 200
     config.optimizer.decay = "cosine"
@@ -67,7 +67,7 @@ def get_config(form: str = "start") -> ConfigDict:
     config.evaluation.images = "photos:validation"
     config.evaluation.codec = "jpeg"
     config.evaluation.qualities = (10, 40, 95)
-    config.evaluation.every = 1_000
+    config.evaluation.every = 500
 
     config.checkpoint = ConfigDict({"every": 500, "keep": 2})
     config.log_every = 50

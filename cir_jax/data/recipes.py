@@ -186,14 +186,15 @@ PRESETS = {
     # a restorer is to leave alone; the recipe of the weights that ship.
     "web": Recipe(
         (
-            "jpeg 5:95:1",
+            "jpeg 5:30:1",
+            "jpeg 31:95:1",
             "jpeg:4:4:4 5:95:1",
             "jpeg 5:95:1 shifted + jpeg 5:95:1",
             "webp 5:95:5",
             "avif 20:90:5",
             "noise 0",
         ),
-        weights=(58.0, 8.0, 18.0, 6.0, 3.0, 7.0),
+        weights=(30.0, 28.0, 8.0, 18.0, 6.0, 3.0, 7.0),
         draws=8,
     ),
     # The all-in-one setting's three noise levels.

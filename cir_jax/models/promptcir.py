@@ -113,7 +113,8 @@ class PromptCIR(PromptedUNet):
             prompt_heads: attention heads of the prompt interaction blocks.
             channels: of the images: 3 for RGB, 1 for grey.
             unshuffle: 2 folds each 2 x 2 pixels into channels first, so that the whole
-                network works at half the resolution; 1, as released, does not.
+                network works at half the resolution, and starts with an output of
+                zero; 1, as released, does not.
             rngs: where the initial parameters come from.
             dtype: type to compute in.
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 from jaxtyping import Array, Float
@@ -33,7 +34,8 @@ class PromptedUNet(RestorationModel):
         prompt_block: makes what makes a level's prompts, given the width of the
             features and the level.
         unshuffle: side of the cells of pixels that the image's are folded into, as
-            FFDNet does (1710.04026): level 1 is at that much less resolution.
+            FFDNet does (1710.04026): level 1 is at that much less resolution. Above 1
+            the last convolution starts at zero: an untrained network changes nothing.
         bias: whether Restormer blocks, 1x1 convolutions and the last one have biases.
         norm: of the Restormer blocks.
         others: the hyper-parameters that the networks have in common, see there.
@@ -114,6 +116,8 @@ class PromptedUNet(RestorationModel):
             widths[1], num_refinement_blocks, heads[0], ffn_expansion, **block
         )
         self.output = Conv3x3(widths[1], folded, **biased)
+        if unshuffle > 1:
+            self.output.kernel[...] = jnp.zeros_like(self.output.kernel[...])
 
     def __call__(
         self, image: Float[Array, "b h w c"], guide: Guide = unguided
