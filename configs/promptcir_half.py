@@ -4,8 +4,9 @@
     python -m cir_jax.main --config=configs/promptcir_half.py:start
     python -m cir_jax.main --config=configs/promptcir_half.py:finish
 
-Small patches first, because what counts are steps; then large ones, because attention
-between channels looks at as much as it is given.
+First small patches, because what counts are steps, and the squared error, because of
+bad images there is most to learn. Then large ones, because attention between channels
+looks at as much as it is given, and the PSNR, by which good images count as much.
 
 Hardware: 2 CPU cores. Hours and score: see cir_jax/weights/promptcir_half.md.
 """
@@ -23,17 +24,17 @@ def get_config(form: str = "start") -> ConfigDict:
     config.model = ConfigDict({"name": "promptcir", "variant": "half"})
     config.init_from = "runs/promptcir_half_start" if finish else ""
     config.dtype = "float32"
-    config.steps = 2_800 if finish else 9_500
+    config.steps = 3_800 if finish else 6_500
     config.batch_size = 2 if finish else 4
     config.accumulate = 1
     config.rematerialise = "none"
-    config.loss = "psnr"
+    config.loss = "psnr" if finish else "mse"
     config.ema_decay = 0.999
     config.trainable = ()
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 2e-4 if finish else 6e-4
+    config.optimizer.learning_rate = 3e-4 if finish else 1e-3
     config.optimizer.final_learning_rate = 1e-6 if finish else 1e-4
     config.optimizer.warmup_steps = 200
     config.optimizer.decay = "cosine"
@@ -42,7 +43,7 @@ def get_config(form: str = "start") -> ConfigDict:
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999
     config.optimizer.weight_decay = 0.0
-    config.optimizer.clip_norm = 20.0
+    config.optimizer.clip_norm = 20.0 if finish else 0.05
     config.adversary = ConfigDict({"updates": "none", "learning_rate": 0.0})
 
     config.data = ConfigDict()
