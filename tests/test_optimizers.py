@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from cir_jax.errors import UserError
-from cir_jax.losses import LOSSES, charbonnier, fft, l1, mse, parse_loss
+from cir_jax.losses import LOSSES, charbonnier, fft, l1, mse, parse_loss, psnr
 from cir_jax.optimizers import Turn, learning_rate, optimizer, trained, turns
 
 
@@ -163,6 +163,14 @@ def test_losses_on_numbers_done_by_hand():
     assert float(charbonnier(restored, clean)) == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_psnr_loss_is_the_mean_over_images_and_finite_for_perfect_ones():
+    clean = jnp.full((2, 8, 8, 3), 0.5)
+    restored = clean.at[0].add(0.1).at[1].add(0.01)  # 20 and 40 dB
+    assert float(psnr(restored, clean)) == pytest.approx(-30, abs=0.02)
+    assert float(psnr(clean, clean)) == pytest.approx(20 * np.log10(0.25 / 255))
+    assert not np.any(jax.grad(psnr)(clean, clean))
+
+
 def test_losses_of_bfloat16_images_are_float32():
     images = [jnp.full((1, 16, 16, 3), value, jnp.bfloat16) for value in (0.5, 0.25)]
     for loss in LOSSES.values():
@@ -185,7 +193,7 @@ def test_terms_of_a_loss_and_their_weights():
     terms = parse_loss("l1 + 0.05 fft+2 ssim")
     assert terms == ((1, "l1"), (0.05, "fft"), (2, "ssim"))
     assert LOSSES["ssim"](pair[0], pair[0]) == pytest.approx(0, abs=1e-5)
-    for name in ("charbonnier", "fft", "ssim"):
+    for name in ("charbonnier", "psnr", "fft", "ssim"):
         assert np.isfinite(jax.grad(LOSSES[name])(*pair)).all()
 
 
