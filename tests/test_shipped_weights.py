@@ -71,7 +71,7 @@ def test_the_readme_has_the_cards_gains():
     assert re.findall(r"\+\d\.\d\d", row) == [gains[q] for q in (10, 20, 30, 40)]
 
 
-@pytest.mark.parametrize(("quality", "least"), [(10, 0.5), (40, 0.3), (95, -0.05)])
+@pytest.mark.parametrize(("quality", "least"), [(10, 0.85), (40, 0.45), (95, 0.0)])
 def test_photographs_gain(quality, least, photographs, restorer):
     gains = []
     for image in photographs.values():
@@ -83,19 +83,22 @@ def test_photographs_gain(quality, least, photographs, restorer):
 
 def test_a_photograph_that_was_never_compressed_stays(photographs, restorer):
     for image in photographs.values():
-        assert metrics.psnr(restorer(image), image) > 44
+        assert metrics.psnr(restorer(image), image) > 50
 
 
 @pytest.mark.parametrize("quality", [10, 50, 95])
 @pytest.mark.parametrize("kind", drawn.pictures())
-def test_what_is_no_photograph_keeps_its_colours_and_gains(kind, quality, restorer):
-    image = drawn.pictures()[kind]
-    degraded = compressed(image, quality)
-    restored = restorer(degraded)
-    drift = restored.mean((0, 1), float) - degraded.mean((0, 1), float)
+def test_what_is_no_photograph_keeps_its_colours(kind, quality, restorer):
+    degraded = compressed(drawn.pictures()[kind], quality)
+    drift = restorer(degraded).mean((0, 1)) - degraded.mean((0, 1))
     assert np.abs(drift).max() <= 1
-    gain = metrics.psnr(restored, image) - metrics.psnr(degraded, image)
-    assert gain > -0.05
+
+
+@pytest.mark.parametrize("kind", drawn.pictures())
+def test_what_is_no_photograph_loses_little_where_it_was_bad(kind, restorer):
+    image = drawn.pictures()[kind]
+    degraded = compressed(image, 10)
+    assert metrics.psnr(restorer(degraded), image) > metrics.psnr(degraded, image) - 0.2
 
 
 def test_the_command_takes_them_by_itself(tmp_path, photographs):
