@@ -25,6 +25,7 @@ from cir_jax import cli, convert_command, state_dicts, torch_file, torch_pickle,
 from cir_jax.convert import official_shapes, to_official
 from cir_jax.errors import UserError
 from cir_jax.models import abstract_model
+from cir_jax.weights import shipping
 
 
 def prefixed(prefix, tensors):
@@ -211,8 +212,7 @@ def test_a_workdir_has_a_way_back_too(official, ours, tmp_path, monkeypatch):
     package = tmp_path / "package"
     package.mkdir()
     own.rename(package / "best.safetensors")
-    ships = {"best": package / "best.safetensors"}
-    monkeypatch.setattr(weights, "shipped", lambda: ships)
+    monkeypatch.setattr(shipping, "FOLDER", package)
     assert convert("best", "--to-torch") == cli.DONE
     assert (tmp_path / "best.pth").is_file()
 
