@@ -123,6 +123,8 @@ class PromptCIR(PromptedUNet):
         """
         if window_size % 4 or not 0 < window_size <= 64:
             raise UserError(f"window_size {window_size} is no multiple of 4 up to 64")
+        if unshuffle < 1:
+            raise UserError(f"unshuffle {unshuffle}: give 1 or more")
         self.window_size = window_size
         self.num_tasks = num_tasks
         self.num_bases = tuple(num_bases)

@@ -61,6 +61,7 @@ def test_an_image_of_another_size_is_refused_with_the_size_to_pad_to():
     ("hyper_parameters", "message"),
     [
         ({"window_size": 6}, "window_size 6 is no multiple of 4"),
+        ({"unshuffle": 0}, "unshuffle 0: give 1 or more"),
         ({"heads": (1, 2, 3, 8)}, "3 attention heads do not divide 32 channels"),
         ({"heads": (1, 3, 4, 8)}, "3 attention heads do not divide 16 channels"),
         ({"prompt_dims": (6, 16, 32)}, "4 attention heads do not divide 22 channels"),
