@@ -48,12 +48,12 @@ def _table() -> str:
         ["name", "model", "parameters", "MB", *(f"dB {q}" for q in QUALITIES), "sha256"]
     ]
     for name, path in shipping.shipped().items():
-        _, tensors = weights.read(path)
+        metadata, tensors = weights.read(path)
         gains = shipping.gains(path)
         rows.append(
             [
                 f"{name} (default)" if path == default else name,
-                weights.title(path),
+                weights.title_of(metadata),
                 f"{sum(tensor.size for tensor in tensors.values()):,}",
                 f"{path.stat().st_size / 1e6:.1f}",
                 *(gains.get(quality, "") for quality in QUALITIES),

@@ -31,6 +31,21 @@ def test_a_model_comes_back_as_it_was_saved(path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_stored_in_half_precision_they_load_as_float32(path):
+    model = tiny.light()
+    weights.save(path, model, {}, "float16")
+    for name, value in params(cir_jax.load(path)).items():
+        expected = np.float32(np.float16(params(model)[name]))
+        np.testing.assert_array_equal(value, expected, strict=True)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="unknown storage 'float61': did you mean"):
+        weights.save(path, model, {}, "float61")
+    model.norm.bias[...] = 1e6
+    with pytest.raises(UserError, match=r"norm\.bias has numbers that float16 cannot"):
+        weights.save(path, model, {}, "float16")
+    assert path.read_bytes() == before
+
+
 def test_a_workdir_stands_for_its_weights(path):
     assert weights.find(path.parent) == path
 

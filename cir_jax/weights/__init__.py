@@ -186,6 +186,11 @@ def title(name_or_path: str | os.PathLike) -> str:
         UserError: there is no such file, or it cannot be read.
     """
     metadata, _ = read(find(name_or_path))
+    return title_of(metadata)
+
+
+def title_of(metadata: Mapping[str, str]) -> str:
+    """The same of a weights file's metadata, see `read`."""
     words = [json.loads(metadata["model"])["name"]]
     experiment = json.loads(metadata.get("config", "{}"))
     words.append(experiment.get("model", {}).get("variant", ""))
