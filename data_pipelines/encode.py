@@ -55,7 +55,8 @@ def encode(
 
     Raises:
         UserError: the source has no readable image as large as a crop, `out` holds
-            records of other settings, or nothing could be encoded or written.
+            records of other settings, the recipe is one for the training reader alone,
+            or nothing could be encoded or written.
     """
     stride = crop if stride is None else stride
     for name, value, least in (
@@ -73,6 +74,11 @@ def encode(
         raise unknown("engine", engine, engines.ENGINES)
     _check_out(out, source)
     if isinstance(degradation, Recipe):
+        if degradation.changes_originals and not online:
+            raise UserError(
+                "the recipe has steps that are kept, which change the originals: put "
+                "online: in front of its name, and the training reader runs it"
+            )
         degradation.check()
 
     keys = source.keys()

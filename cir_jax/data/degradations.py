@@ -4,10 +4,12 @@ A degradation is written as text:
 
     jpeg 10,20,30,40                   a codec and its qualities
     jpeg 5:95:1 shifted + jpeg 5:95:1  steps in a row; the first one's grid is shifted
+    jpeg 95 kept + jpeg 90,95          the first step is not to be undone
     noise 15,25,50                     Gaussian noise of that standard deviation, 0..255
 
 `shifted` moves the codec's block grid by 0..7 rows and columns at random: what happens
-to a JPEG that is cropped and saved again.
+to a JPEG that is cropped and saved again. `kept` makes a step's result the original
+that is to be restored: good JPEGs are what most originals are.
 """
 
 import contextlib
@@ -15,7 +17,7 @@ import functools
 import itertools
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +31,7 @@ BLOCK = 8
 """The side of a JPEG block, pixels."""
 NOISE = "noise"
 SHIFTED = "shifted"
+KEPT = "kept"
 TRIAL = np.full((64, 64, 3), 128, np.uint8)
 MOST_CHAINS = 100_000
 
@@ -39,10 +42,12 @@ class Step(NamedTuple):
     codec: str
     """What `codecs.get_codec` takes, or "noise"."""
     quality: int
-    shifted: bool
+    shifted: bool = False
+    kept: bool = False
 
     def __str__(self) -> str:
-        return f"{self.codec} {self.quality}" + f" {SHIFTED}" * self.shifted
+        words = f" {SHIFTED}" * self.shifted + f" {KEPT}" * self.kept
+        return f"{self.codec} {self.quality}{words}"
 
 
 Chain = tuple[Step, ...]
@@ -75,6 +80,12 @@ def parse(text: str) -> tuple[Chain, ...]:
         UserError: the text cannot be read; says which part of it.
     """
     steps = [_parse_step(words) for words in split(text)]
+    kept = [alike[0].kept for alike in steps]
+    if all(kept) or kept != sorted(kept, reverse=True):
+        raise UserError(
+            f"the degradation {text!r}: give the steps that are {KEPT} first, and one "
+            "at least that is not"
+        )
     count = math.prod(map(len, steps))
     if count > MOST_CHAINS:
         raise UserError(
@@ -87,18 +98,20 @@ def parse(text: str) -> tuple[Chain, ...]:
 def _parse_step(words: list[str]) -> list[Step]:
     """The steps that a part of a degradation stands for, one for each quality."""
     match words:
-        case [codec, qualities]:
-            shifted = False
-        case [codec, qualities, word] if word == SHIFTED and codec != NOISE:
-            shifted = True
-        case _:
-            raise UserError(
-                f"cannot read the degradation step {shlex.join(words)!r}: give CODEC "
-                f"QUALITIES, such as 'jpeg 10,20', 'jpeg 5:95:5 {SHIFTED}' or "
-                f"'{NOISE} 25'"
-            )
-    numbers = codecs.parse_qualities(qualities)
-    return [Step(codec, number, shifted) for number in numbers]
+        case [codec, qualities, *marks] if marks in _marks(codec):
+            numbers = codecs.parse_qualities(qualities)
+            return [Step(codec, q, SHIFTED in marks, KEPT in marks) for q in numbers]
+    raise UserError(
+        f"cannot read the degradation step {shlex.join(words)!r}: give CODEC "
+        f"QUALITIES, such as 'jpeg 10,20', 'jpeg 5:95:5 {SHIFTED}', 'jpeg 95 {KEPT}' "
+        f"or '{NOISE} 25'"
+    )
+
+
+def _marks(codec: str) -> list[list[str]]:
+    """What may follow a step's qualities; noise has no grid to shift."""
+    shifts = [[], [SHIFTED]] if codec != NOISE else [[]]
+    return [[*shift, *kept] for shift in shifts for kept in ([], [KEPT])]
 
 
 @functools.cache
@@ -126,20 +139,40 @@ def check(step: Step) -> None:
 
 
 def label(chain: Chain) -> str:
-    """What records call a degradation: its codecs' names, "jpeg+jpeg" for two."""
-    names = (step.codec for step in chain)
+    """What records call a degradation: its codecs' names, "jpeg+jpeg" for two.
+
+    Steps that are kept are no part of it.
+    """
+    names = (step.codec for step in chain if not step.kept)
     return "+".join(name if name == NOISE else codec(name).name for name in names)
+
+
+def original(
+    image: UInt8[np.ndarray, "h w 3"], chain: Chain, rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The image that is to be restored: after the steps that are kept.
+
+    Raises:
+        UserError: a codec fails.
+    """
+    return _after(image, (step for step in chain if step.kept), rng)
 
 
 def pixels(
     image: UInt8[np.ndarray, "h w 3"], chain: Chain, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The degraded image.
+    """The degraded image: an original after the steps that are not kept.
 
     Raises:
         UserError: a codec fails.
     """
-    for step in chain:
+    return _after(image, (step for step in chain if not step.kept), rng)
+
+
+def _after(
+    image: np.ndarray, steps: Iterable[Step], rng: np.random.Generator
+) -> np.ndarray:
+    for step in steps:
         image = _Applied(step, rng).pixels(image)
     return image
 
@@ -147,7 +180,7 @@ def pixels(
 def version(
     image: UInt8[np.ndarray, "h w 3"], chain: Chain, rng: np.random.Generator
 ) -> Version:
-    """The degraded image as a record keeps it.
+    """The degraded image as a record keeps it; of a chain without kept steps.
 
     Raises:
         UserError: a codec fails.

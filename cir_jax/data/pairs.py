@@ -83,6 +83,7 @@ class PatchPair:
             # The whole crop, as in records: a patch alone would have no surroundings,
             # and a grid of its own.
             chain = self.recipe.draw(rng)
+            clean = degradations.original(clean, chain, rng)
             small = downscale(clean, record.scale)
             label, quality = degradations.label(chain), chain[-1].quality
             degraded = degradations.pixels(small, chain, rng)

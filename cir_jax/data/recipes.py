@@ -74,6 +74,11 @@ class Recipe:
         return tuple(map(degradations.parse, self.degradations))
 
     @property
+    def changes_originals(self) -> bool:
+        """Whether steps are kept, so that only the training reader can run it."""
+        return any(chain[0].kept for chain in self.chains)
+
+    @property
     def codecs(self) -> list[str]:
         """The codecs that the recipe uses, sorted."""
         used = {step.codec for chain in self.chains for step in chain}
@@ -183,7 +188,7 @@ PRESETS = {
     "ucsr": Recipe((*TRADITIONAL, *LEARNED)),
     "ucsr-traditional": Recipe(TRADITIONAL),
     # What pictures on the web went through, and some that went through nothing, which
-    # a restorer is to leave alone; the recipe of the weights that ship.
+    # a restorer is to leave alone.
     "web": Recipe(
         (
             "jpeg 5:30:1",
@@ -196,6 +201,21 @@ PRESETS = {
         ),
         weights=(30.0, 28.0, 8.0, 18.0, 6.0, 3.0, 7.0),
         draws=8,
+    ),
+    # The same, with good JPEGs that were saved once more on the same grid: next to
+    # nothing happens to them. For the reader alone, because originals change.
+    "web-resaved": Recipe(
+        (
+            "jpeg 5:30:1",
+            "jpeg 31:95:1",
+            "jpeg:4:4:4 5:95:1",
+            "jpeg 5:95:1 shifted + jpeg 5:95:1",
+            "jpeg 90,92,95,97 kept + jpeg 90:97:1",
+            "webp 5:95:5",
+            "avif 20:90:5",
+            "noise 0",
+        ),
+        weights=(28.0, 24.0, 8.0, 16.0, 12.0, 5.0, 2.0, 5.0),
     ),
     # The all-in-one setting's three noise levels.
     "noise": Recipe(("noise 15,25,50",)),
