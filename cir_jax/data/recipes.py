@@ -187,24 +187,10 @@ PRESETS = {
     # The 23 degradations of UCIP's data set; x265 for HM, VVenC for VTM.
     "ucsr": Recipe((*TRADITIONAL, *LEARNED)),
     "ucsr-traditional": Recipe(TRADITIONAL),
-    # What pictures on the web went through, and some that went through nothing, which
-    # a restorer is to leave alone.
+    # What pictures on the web went through; good JPEGs that were saved once more on the
+    # same grid, to which next to nothing happens; and some that went through nothing.
+    # The recipe of the weights that ship, for the reader alone.
     "web": Recipe(
-        (
-            "jpeg 5:30:1",
-            "jpeg 31:95:1",
-            "jpeg:4:4:4 5:95:1",
-            "jpeg 5:95:1 shifted + jpeg 5:95:1",
-            "webp 5:95:5",
-            "avif 20:90:5",
-            "noise 0",
-        ),
-        weights=(30.0, 28.0, 8.0, 18.0, 6.0, 3.0, 7.0),
-        draws=8,
-    ),
-    # The same, with good JPEGs that were saved once more on the same grid: next to
-    # nothing happens to them. For the reader alone, because originals change.
-    "web-resaved": Recipe(
         (
             "jpeg 5:30:1",
             "jpeg 31:95:1",

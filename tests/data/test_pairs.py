@@ -198,6 +198,24 @@ def test_an_online_recipe_is_a_function_of_seed_and_number(source):
     assert (other[0]["degraded"] != straight[0]["degraded"]).any()
 
 
+def test_steps_that_are_kept_change_the_clean_patch_too(photographs):
+    clean = np.ascontiguousarray(photographs["autumn"][:64, :64])
+    record = Record(encode_lossless(clean), "", (0, 0), 1, ()).to_bytes()
+    jpeg = get_codec("jpeg")
+    original = jpeg.decode(jpeg.encode(clean, 40))
+    whole = [original, jpeg.decode(jpeg.encode(original, 20))]
+    recipe = Recipe(("jpeg 40 kept + jpeg 20",))
+    for batch in read([record], 2, patch=64, recipe=recipe):
+        for pair in zip(batch["clean"], batch["degraded"], strict=True):
+            assert any(
+                all(
+                    np.array_equal(found, symmetries.turned(image, turn))
+                    for found, image in zip(pair, whole, strict=True)
+                )
+                for turn in range(8)
+            )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing_of_an_online_recipe(source, workers):

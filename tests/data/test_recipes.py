@@ -120,6 +120,17 @@ def test_shifted_double_jpeg_is_a_crop_saved_again(crop):
     assert len(shifts) > 8
 
 
+def test_what_is_kept_is_the_original(crop):
+    (chain,) = Recipe(("jpeg 90 kept + webp 80 kept + jpeg 30",)).chains
+    webp, jpeg = get_codec("webp"), get_codec("jpeg")
+    original = degradations.original(crop, chain, rng())
+    once = jpeg.decode(jpeg.encode(crop, 90))
+    np.testing.assert_array_equal(original, webp.decode(webp.encode(once, 80)))
+    degraded = degradations.pixels(original, chain, rng())
+    np.testing.assert_array_equal(degraded, jpeg.decode(jpeg.encode(original, 30)))
+    assert degradations.label(chain) == "jpeg"
+
+
 def test_codecs_chain(crop):
     (version,) = Recipe(("webp 10 + jpeg 30",)).versions(crop, rng())
     webp, jpeg = get_codec("webp"), get_codec("jpeg")
@@ -177,6 +188,9 @@ def test_a_recipe_from_a_file(tmp_path):
         ("degradations = []", "at least one degradation"),
         ('degradations = ["jpeg"]', "cannot read the degradation step 'jpeg'"),
         ('degradations = ["noise 3 shifted"]', "cannot read the degradation step"),
+        ('degradations = ["jpeg 3 kept kept"]', "cannot read the degradation step"),
+        ('degradations = ["jpeg 3 kept"]', "one at least that is not"),
+        ('degradations = ["jpeg 3 + jpeg 9 kept"]', "steps that are kept first"),
         ('degradations = ["jpeg x"]', "cannot read the quality 'x'"),
         ('degradations = ["jpeg 1"]\ndraws = 2', "draws 2 of its 1"),
         ('degradations = ["jpeg 1"]\ndraws = 0', "draws 0 of its 1"),

@@ -194,6 +194,7 @@ def test_bad_images_are_named_and_the_rest_is_done(source, tmp_path, capsys):
         ),
         (["--source", "photos:test", "--quality", "10"], "known are train, validation"),
         (["--recipe", "jpeg8"], "did you mean 'jpeg7'"),
+        (["--recipe", "web"], "change the originals: put online: in front"),
         (["--codec", "jpegs", "--quality", "10"], "did you mean 'jpeg'"),
         (["--quality", "0"], "quality 0 is outside jpeg's range"),
         (["--quality", "10", "--crop", "9999"], "as large as --crop 9999"),
