@@ -1,4 +1,8 @@
-"""Pictures that are no photographs: text, line art, flat graphics, noise at night."""
+"""Pictures that are no photographs: text, line art, flat graphics, noise at night, dots.
+
+The weights that ship have seen drawings of the first three kinds, not these; of the
+last two none.
+"""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,6 +19,7 @@ def pictures() -> dict[str, UInt8[np.ndarray, "h w 3"]]:
         "line art": _line_art(),
         "flat graphics": _flat_graphics(),
         "night noise": _night_noise(),
+        "halftone": _halftone(),
     }
 
 
@@ -52,3 +57,11 @@ def _night_noise() -> np.ndarray:
     glow = np.linspace(8, 40, SIZE[0])[None, :, None] * np.array([1.0, 0.9, 0.7])
     noisy = glow + rng.normal(0, 6, (SIZE[1], SIZE[0], 3))
     return np.clip(np.round(noisy), 0, 255).astype(np.uint8)
+
+
+def _halftone() -> np.ndarray:
+    """A gradient as a newspaper prints it: larger and larger dots, six pixels apart."""
+    y, x = np.mgrid[: SIZE[1], : SIZE[0]]
+    screen = np.cos(2 * np.pi * x / 6) + np.cos(2 * np.pi * y / 6)
+    ink = screen > 2 - 4 * x / SIZE[0]
+    return np.where(ink[..., None], np.uint8(20), np.uint8([250, 245, 230]))

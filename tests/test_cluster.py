@@ -15,7 +15,7 @@ from test_train import lines
 from cir_jax import Restorer, image_io
 
 pytestmark = pytest.mark.slow
-STEPS = 40
+STEPS = 20
 
 
 def start(arguments, devices, log, *cluster):
@@ -57,7 +57,7 @@ def arguments_for(workdir, records, images):
         "batch_size": 8,
         "log_every": 1,
         "evaluation.every": STEPS,
-        "checkpoint.every": 10,
+        "checkpoint.every": 5,
         "checkpoint.keep": 9,
         "mesh.fsdp": 2,
     }
@@ -81,7 +81,7 @@ def test_two_processes_train_like_one_and_survive_what_clusters_do(
     workdir = tmp_path / "run"
     arguments = arguments_for(workdir, records, validation)
     first, second = start_two(arguments, tmp_path)
-    wait_for_step(workdir, 15, (first, second))
+    wait_for_step(workdir, 7, (first, second))
     second.send_signal(signal.SIGKILL)
     killed = time.monotonic()
     assert first.wait(120) != 0
@@ -108,12 +108,12 @@ def test_other_devices_go_on_like_those_before(single, tmp_path, records, valida
     workdir = tmp_path / "run"
     shutil.copytree(single, workdir)
     for checkpoint in (workdir / "checkpoints").iterdir():
-        if int(checkpoint.name) > STEPS - 20:
+        if int(checkpoint.name) > STEPS - 10:
             shutil.rmtree(checkpoint)
     arguments = [*arguments_for(workdir, records, validation), "--config.mesh.fsdp=1"]
     workers = "--config.data.workers=2"
     assert start([*arguments, workers], 1, tmp_path / "log").wait(300) == 0
-    assert f"{STEPS - 20} of {STEPS} steps done" in (tmp_path / "log").read_text()
+    assert f"{STEPS - 10} of {STEPS} steps done" in (tmp_path / "log").read_text()
     assert losses(workdir) == pytest.approx(losses(single), rel=1e-5)
     assert_restores_alike(workdir, single, validation)
 

@@ -188,8 +188,8 @@ PRESETS = {
     "ucsr": Recipe((*TRADITIONAL, *LEARNED)),
     "ucsr-traditional": Recipe(TRADITIONAL),
     # What pictures on the web went through; good JPEGs that were saved once more on the
-    # same grid, to which next to nothing happens; and some that went through nothing.
-    # The recipe of the weights that ship, for the reader alone.
+    # same grid, often at the same quality, to which next to nothing happens; and some
+    # that went through nothing. For the reader alone.
     "web": Recipe(
         (
             "jpeg 5:30:1",
@@ -197,11 +197,15 @@ PRESETS = {
             "jpeg:4:4:4 5:95:1",
             "jpeg 5:95:1 shifted + jpeg 5:95:1",
             "jpeg 90,92,95,97 kept + jpeg 90:97:1",
+            "jpeg 90 kept + jpeg 90",
+            "jpeg 92 kept + jpeg 92",
+            "jpeg 95 kept + jpeg 95",
+            "jpeg 97 kept + jpeg 97",
             "webp 5:95:5",
             "avif 20:90:5",
             "noise 0",
         ),
-        weights=(28.0, 24.0, 8.0, 16.0, 12.0, 5.0, 2.0, 5.0),
+        weights=(28.0, 24.0, 8.0, 16.0, 12.0, 3.0, 3.0, 9.0, 3.0, 5.0, 2.0, 5.0),
     ),
     # The all-in-one setting's three noise levels.
     "noise": Recipe(("noise 15,25,50",)),
