@@ -1,4 +1,4 @@
-"""Pictures that are no photographs: text, line art, flat graphics, noise at night, dots.
+"""Pictures that are no photographs: text, lines, flat graphics, night noise, dots.
 
 The weights that ship have seen drawings of the first three kinds, not these; of the
 last two none.
