@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import track
 
+from cir_jax.cli import DONE, INTERRUPTED, WRONG_USE
 from cir_jax.errors import UserError
 from cir_jax.files import written_whole
 
@@ -127,11 +128,11 @@ def main(arguments: Sequence[str]) -> int:
                 Image.fromarray(drawing(number)).save(path, "PNG")
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return WRONG_USE
     except KeyboardInterrupt:
         print("interrupted: the drawings so far are whole", file=sys.stderr)
-        return 130
-    return 0
+        return INTERRUPTED
+    return DONE
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ BLOCK = 8
 NOISE = "noise"
 SHIFTED = "shifted"
 KEPT = "kept"
+MARKS = ([], [SHIFTED], [KEPT], [SHIFTED, KEPT])
+"""What may follow a step's qualities."""
 TRIAL = np.full((64, 64, 3), 128, np.uint8)
 MOST_CHAINS = 100_000
 
@@ -98,20 +100,16 @@ def parse(text: str) -> tuple[Chain, ...]:
 def _parse_step(words: list[str]) -> list[Step]:
     """The steps that a part of a degradation stands for, one for each quality."""
     match words:
-        case [codec, qualities, *marks] if marks in _marks(codec):
-            numbers = codecs.parse_qualities(qualities)
-            return [Step(codec, q, SHIFTED in marks, KEPT in marks) for q in numbers]
+        case [codec, qualities, *marks] if marks in MARKS:
+            shifted, kept = SHIFTED in marks, KEPT in marks
+            if not (shifted and codec == NOISE):  # which has no grid
+                numbers = codecs.parse_qualities(qualities)
+                return [Step(codec, number, shifted, kept) for number in numbers]
     raise UserError(
         f"cannot read the degradation step {shlex.join(words)!r}: give CODEC "
         f"QUALITIES, such as 'jpeg 10,20', 'jpeg 5:95:5 {SHIFTED}', 'jpeg 95 {KEPT}' "
         f"or '{NOISE} 25'"
     )
-
-
-def _marks(codec: str) -> list[list[str]]:
-    """What may follow a step's qualities; noise has no grid to shift."""
-    shifts = [[], [SHIFTED]] if codec != NOISE else [[]]
-    return [[*shift, *kept] for shift in shifts for kept in ([], [KEPT])]
 
 
 @functools.cache
