@@ -20,13 +20,13 @@ from cir_jax.encoders import published
 from cir_jax.encoders.pixels import IMAGENET
 from cir_jax.encoders.transformer import (
     blocks,
-    exact_gelu,
     layer_norm,
     patch_embedding,
 )
 from cir_jax.errors import UserError
 from cir_jax.hyper_parameters import Shapes, count
 from cir_jax.ops.bicubic import resize_bicubic
+from cir_jax.ops.gelu import gelu
 
 PUBLISHED = published.Encoder(
     "DINOv2", "download model.safetensors of facebook/dinov2-base from Hugging Face"
@@ -94,7 +94,7 @@ class DINOv2(nnx.Module):
             width,
             heads,
             hidden,
-            activation=exact_gelu,
+            activation=gelu,
             epsilon=EPSILON,
             gains=True,
             rngs=rngs,

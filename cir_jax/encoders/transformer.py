@@ -126,11 +126,6 @@ def _scaled(x: Float[Array, "b n c"], gain: nnx.Param | None) -> Float[Array, "b
     return x if gain is None else x * gain[...].astype(x.dtype)
 
 
-def exact_gelu(x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-    """GELU: x Φ(x), with Φ the normal distribution (1606.08415)."""
-    return jax.nn.gelu(x, approximate=False)
-
-
 def quick_gelu(x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
     """The approximation of GELU that CLIP was trained with: x sigmoid(1.702 x)."""
     return x * jax.nn.sigmoid(1.702 * x)

@@ -26,7 +26,6 @@ vector alone makes the guidance. It is no network of the paper's.
 
 import itertools
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -53,6 +52,7 @@ from cir_jax.models.layers import (
     transformer_blocks,
 )
 from cir_jax.models.pooling import Pool
+from cir_jax.ops.gelu import gelu
 from cir_jax.ops.multi_dconv_attention import multi_dconv_attention
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -249,9 +249,6 @@ def guidance_of(
         jnp.concatenate([tokens.astype(jnp.float32), content], axis=-1)
         for tokens in semantics
     ]
-
-
-gelu = partial(jax.nn.gelu, approximate=False)
 
 
 # --- what guides: content and prompts ------------------------------------------------

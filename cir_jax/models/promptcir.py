@@ -37,6 +37,7 @@ from cir_jax.models.layers import (
 )
 from cir_jax.models.prompted_unet import PromptedUNet
 from cir_jax.ops.attend_windows import attend_overlapping_windows, attend_windows
+from cir_jax.ops.gelu import gelu
 from cir_jax.ops.prompt_mixing import mix_prompts
 from cir_jax.ops.window_attention import relative_position_index
 
@@ -201,7 +202,7 @@ class MLP(nnx.Module):
         self.fc2 = _linear(outputs, outputs, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class RHAG(nnx.Module):
@@ -305,7 +306,7 @@ class CAB(nnx.Module):
         self.gate_out = PointwiseConv(gate, channels, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        x = self.expand(jax.nn.gelu(self.compress(x), approximate=False))
+        x = self.expand(gelu(self.compress(x)))
         pooled = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
         return x * jax.nn.sigmoid(self.gate_out(jax.nn.relu(self.gate_in(pooled))))
 

@@ -45,6 +45,7 @@ from cir_jax.models.layers import (
 from cir_jax.models.pooling import Pool
 from cir_jax.ops.axial_sample import axial_sample
 from cir_jax.ops.enlarge import enlarge
+from cir_jax.ops.gelu import gelu
 from cir_jax.ops.layer_norm import EPSILON
 from cir_jax.ops.prompt_mixing import mix_prompts
 
@@ -284,7 +285,7 @@ class MLP(nnx.Module):
         self.fc2 = _linear(hidden, outputs, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b d"]:
-        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class DPM(nnx.Module):

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from cir_jax.ops.affine import Affine
 from cir_jax.ops.depthwise import depthwise_conv, shifted_sums
-from cir_jax.ops.gated_gelu import gated_gelu
+from cir_jax.ops.gelu import gated_gelu
 from cir_jax.ops.layer_norm import Norm, normalised
 from cir_jax.ops.matmul import matmul
 from cir_jax.ops.strips import over_strips, strips_of

@@ -1,5 +1,8 @@
 """Attention between channels, whose cost is linear in the number of pixels."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -36,6 +39,7 @@ def transposed_attention(
     return out.reshape(b, h, w, c)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def channel_products(
     q: Float[Array, "b h w c"], k: Float[Array, "b h w c"], heads: int
 ) -> tuple[
@@ -52,6 +56,43 @@ def channel_products(
     products = jnp.einsum("bpnd,bpne->bnde", q, k, preferred_element_type=jnp.float32)
     squares = (jnp.sum(jnp.square(x.astype(jnp.float32)), axis=1) for x in (q, k))
     return products, *squares
+
+
+def _forward(q: Array, k: Array, heads: int) -> tuple[tuple[Array, ...], Any]:
+    return channel_products(q, k, heads), (q, k)
+
+
+def _backward(
+    heads: int, residuals: tuple[Array, Array], gradients: tuple[Array, ...]
+) -> tuple[Array, Array]:
+    # Written out because the automatic one makes both maps channels first and turns
+    # them round again.
+    d_products, *d_squares = gradients
+    q, k = (_by_head(x, heads) for x in residuals)
+    turned = d_products.swapaxes(-1, -2)
+    return tuple(
+        (_times(other, m.astype(x.dtype)) + 2 * x * d[:, None].astype(x.dtype)).reshape(
+            residuals[0].shape
+        )
+        for other, m, x, d in zip(
+            (k, q), (turned, d_products), (q, k), d_squares, strict=True
+        )
+    )
+
+
+def _by_head(x: Array, heads: int) -> Float[Array, "b p n d"]:
+    return x.reshape(x.shape[0], -1, heads, x.shape[-1] // heads)
+
+
+def _times(
+    x: Float[Array, "b p n d"], matrices: Float[Array, "b n d e"]
+) -> Float[Array, "b p n e"]:
+    if x.shape[2] == 1:  # a product as it stands
+        return (x[:, :, 0] @ matrices[:, 0])[:, :, None]
+    return jnp.einsum("bpnd,bnde->bpne", x, matrices)
+
+
+channel_products.defvjp(_forward, _backward)
 
 
 def channel_weights(

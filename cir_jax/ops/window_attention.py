@@ -4,6 +4,8 @@ Tokens of a window are numbered row by row; windows of a map too. attend_windows
 the parts together.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -175,7 +177,7 @@ def _forward(
 def _backward(residuals: tuple[Array, ...], g: Array) -> tuple[Array | None, ...]:
     q, k, v, weights, inverse, out = residuals
     g = (g * inverse).astype(v.dtype)
-    d_v = _product("bwnqk,bwnqd->bwnkd", weights, g)
+    d_v = _to_keys(weights, g)
     d_weights = _product("bwnqd,bwnkd->bwnqk", g, v)
     mean = jnp.sum(g * out, axis=-1, keepdims=True, dtype=jnp.float32)
     d_logits = weights * (d_weights - mean)
@@ -184,12 +186,33 @@ def _backward(residuals: tuple[Array, ...], g: Array) -> tuple[Array | None, ...
     d_bias = jnp.einsum("bw,bwnqk->nqk", ones, d_logits)
     d_logits = d_logits.astype(v.dtype)
     d_q = _product("bwnqk,bwnkd->bwnqd", d_logits, k)
-    d_k = _product("bwnqk,bwnqd->bwnkd", d_logits, q)
+    d_k = _to_keys(d_logits, q)
     return *(x.astype(v.dtype) for x in (d_q, d_k, d_v)), d_bias, None
 
 
 def _product(indices: str, x: Array, y: Array) -> Array:
     return jnp.einsum(indices, x, y, preferred_element_type=jnp.float32)
+
+
+def _to_keys(
+    weights: Float[Array, "b windows heads q k"],
+    x: Float[Array, "b windows heads q d"],
+) -> Float[Array, "b windows heads k d"]:
+    """What each key gets of the queries' x."""
+    return jax.lax.platform_dependent(
+        weights,
+        x,
+        cpu=_to_keys_on_cpu,
+        default=partial(_product, "bwnqk,bwnqd->bwnkd"),
+    )
+
+
+def _to_keys_on_cpu(weights: Array, x: Array) -> Array:
+    # XLA's fast products on CPU take no transposed left factor; the barriers keep it
+    # from making one of these transposes of what is small.
+    x = jax.lax.optimization_barrier(x.swapaxes(-1, -2))
+    y = _product("bwndq,bwnqk->bwndk", x, weights)
+    return jax.lax.optimization_barrier(y).swapaxes(-1, -2)
 
 
 _attend.defvjp(_forward, _backward)

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 from twins import arrays, assert_twins
 
-from cir_jax.ops.gated_gelu import gated_gelu
+from cir_jax.ops.gelu import gated_gelu, gelu
 from cir_jax.ops.layer_norm import bias_free_layer_norm, layer_norm
 from cir_jax.ops.matmul import matmul
 
@@ -11,6 +11,12 @@ def kept_for_the_gradient(function, *arguments):
     """How many numbers lie between a function and its gradient."""
     _, pull = jax.vjp(function, *arguments)
     return sum(x.size for x in jax.tree.leaves(pull))
+
+
+def test_gelu_is_the_exact_one_and_keeps_only_its_input():
+    (x,) = arrays((2, 3, 50))
+    assert_twins(gelu, lambda x: jax.nn.gelu(x, approximate=False), 4 * x)
+    assert kept_for_the_gradient(gelu, x) == x.size
 
 
 def test_gated_gelu_is_the_exact_gelu_times_the_value():
