@@ -20,7 +20,9 @@ def depthwise_conv(
     """Filters each channel with its own kernel; the map is zero outside.
 
     XLA's grouped convolution is very slow on CPU, where a sum of shifted multiplies is
-    several times faster (20 times for 5x5); accelerators have good ones.
+    several times faster (20 times for 5x5). On TPU it makes the compiler transpose the
+    map to and fro; of PromptCIR's forward pass shifts take the compiler's estimate from
+    27.7 to 15.2 ms. GPUs have good ones.
     The default asks for the platform that the code is lowered for, which is not the
     default backend when compiling ahead of time.
 
@@ -29,7 +31,7 @@ def depthwise_conv(
         kernel: one square kernel per channel, of odd size (cross-correlation, as in
             every network).
         method: "shift" or "conv" to insist on one form; by default "shift" on CPU and
-            "conv" elsewhere.
+            TPU and "conv" elsewhere.
 
     Returns:
         The filtered map, in the type of `x`.
@@ -39,20 +41,24 @@ def depthwise_conv(
         return shifted_sums(x, kernel, rim)
     if method == "conv":
         return _conv(x, kernel)
-    return jax.lax.platform_dependent(
-        x, kernel, cpu=partial(shifted_sums, rim=rim), default=_conv
-    )
+    shifts = partial(shifted_sums, rim=rim)
+    return jax.lax.platform_dependent(x, kernel, cpu=shifts, tpu=shifts, default=_conv)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def shifted_sums(x: Array, kernel: Array, rim: int) -> Array:
-    """The "shift" form, `rim` rows and columns of zeros being added around the map."""
-    return sum(
-        tap * kernel[i, j]
+    """The "shift" form, `rim` rows and columns of zeros being added around the map.
+
+    The sums are float32, as a convolution's are.
+    """
+    entries = kernel.astype(jnp.float32)
+    total = sum(
+        tap.astype(jnp.float32) * entries[i, j]
         for (i, j), tap in zip(
             np.ndindex(kernel.shape[:2]), taps(x, len(kernel), rim), strict=True
         )
     )
+    return total.astype(x.dtype)
 
 
 def _forward(x: Array, kernel: Array, rim: int) -> tuple[Array, tuple[Array, Array]]:
@@ -63,8 +69,14 @@ def _backward(
     rim: int, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     x, kernel = residuals
-    sums = _sums_by_rows if gradient.size > LONG else _sums_at_once
-    d_kernel = sums(x, gradient, len(kernel), rim).reshape(kernel.shape)
+    on_cpu = _sums_by_rows if gradient.size > LONG else _sums_at_once
+    sizes = {"size": len(kernel), "rim": rim}
+    d_kernel = jax.lax.platform_dependent(
+        x,
+        gradient,
+        cpu=partial(on_cpu, **sizes),
+        default=partial(_sums_at_once, **sizes),
+    ).reshape(kernel.shape)
     d_x = shifted_sums(gradient, kernel[::-1, ::-1], len(kernel) - 1 - rim)
     return d_x, d_kernel.astype(kernel.dtype)
 
@@ -75,7 +87,8 @@ shifted_sums.defvjp(_forward, _backward)
 # The gradient to the kernel is written out because the automatic one takes several
 # times as long on CPU: it reads both maps once for each kernel entry's sum. Here one
 # pass along the width makes all of them; where maps are large, row is added to row,
-# which takes half of that.
+# which takes half of that. On TPU the one pass takes 0.55 to 0.65 of the grouped
+# convolution's gradients by the compiler's estimate, and moves a fifth of the bytes.
 def _sums_at_once(x: Array, gradient: Array, size: int, rim: int) -> Array:
     products = [(t * gradient).astype(jnp.float32) for t in taps(x, size, rim)]
     sums = jax.lax.reduce(

@@ -37,11 +37,21 @@ def test_each_method_filters_channels_one_by_one(method, size, long, monkeypatch
     )
 
 
-@pytest.mark.parametrize(("platform", "convolves"), [("cpu", False), ("tpu", True)])
+@pytest.mark.parametrize(
+    ("platform", "convolves"), [("cpu", False), ("tpu", False), ("cuda", True)]
+)
 def test_the_method_follows_the_platform_compiled_for(platform, convolves):
     traced = jax.jit(depthwise_conv).trace(*arrays((1, 8, 8, 4), (3, 3, 4)))
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert ("stablehlo.convolution" in text) == convolves
+
+
+@pytest.mark.parametrize("method", ["shift", "conv"])
+def test_bfloat16_is_summed_in_float32(method):
+    x, kernel = (a.astype(jnp.bfloat16) for a in arrays((1, 9, 9, 4), (5, 5, 4)))
+    exact = depthwise_conv(*(a.astype(jnp.float32) for a in (x, kernel)), method)
+    rounded = exact.astype(jnp.bfloat16)
+    assert jnp.mean(depthwise_conv(x, kernel, method) == rounded) > 0.98
 
 
 def test_bfloat16_stays_bfloat16_in_value_and_gradients():
