@@ -51,8 +51,7 @@ def channel_products(
 
     Those of a map are the sums of its parts'.
     """
-    b, h, w, c = q.shape
-    q, k = (x.reshape(b, h * w, heads, c // heads) for x in (q, k))
+    q, k = (_by_head(x, heads) for x in (q, k))
     products = jnp.einsum("bpnd,bpne->bnde", q, k, preferred_element_type=jnp.float32)
     squares = (jnp.sum(jnp.square(x.astype(jnp.float32)), axis=1) for x in (q, k))
     return products, *squares
@@ -67,16 +66,16 @@ def _backward(
 ) -> tuple[Array, Array]:
     # Written out because the automatic one makes both maps channels first and turns
     # them round again.
-    d_products, *d_squares = gradients
+    d_products, d_q_squares, d_k_squares = gradients
     q, k = (_by_head(x, heads) for x in residuals)
-    turned = d_products.swapaxes(-1, -2)
-    return tuple(
-        (_times(other, m.astype(x.dtype)) + 2 * x * d[:, None].astype(x.dtype)).reshape(
-            residuals[0].shape
-        )
-        for other, m, x, d in zip(
-            (k, q), (turned, d_products), (q, k), d_squares, strict=True
-        )
+
+    def gradient(x: Array, other: Array, matrices: Array, d_squares: Array) -> Array:
+        y = _times(other, matrices.astype(other.dtype)) + 2 * x * d_squares[:, None]
+        return y.astype(x.dtype).reshape(residuals[0].shape)
+
+    return (
+        gradient(q, k, d_products.swapaxes(-1, -2), d_q_squares),
+        gradient(k, q, d_products, d_k_squares),
     )
 
 

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from twins import arrays, assert_twins
 
 from cir_jax.ops.transposed_attention import transposed_attention
@@ -23,9 +24,10 @@ def head_by_head(q, k, v, temperature):
     return jnp.stack(images)
 
 
-def test_equals_attention_spelt_out_head_by_head():
+@pytest.mark.parametrize("heads", [1, 2])
+def test_equals_attention_spelt_out_head_by_head(heads):
     shape = (2, 3, 5, 6)
-    q, k, v, temperature = arrays(shape, shape, shape, (2, 1, 1))
+    q, k, v, temperature = arrays(shape, shape, shape, (heads, 1, 1))
     assert_twins(transposed_attention, head_by_head, q, k, v, 1 + temperature)
 
 
