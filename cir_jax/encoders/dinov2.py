@@ -18,11 +18,7 @@ from jaxtyping import Array, Float, Float32
 
 from cir_jax.encoders import published
 from cir_jax.encoders.pixels import IMAGENET
-from cir_jax.encoders.transformer import (
-    blocks,
-    layer_norm,
-    patch_embedding,
-)
+from cir_jax.encoders.transformer import blocks, layer_norm, patch_embedding
 from cir_jax.errors import UserError
 from cir_jax.hyper_parameters import Shapes, count
 from cir_jax.ops.bicubic import resize_bicubic

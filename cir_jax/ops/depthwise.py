@@ -22,7 +22,7 @@ def depthwise_conv(
     XLA's grouped convolution is very slow on CPU, where a sum of shifted multiplies is
     several times faster (20 times for 5x5). On TPU it makes the compiler transpose the
     map to and fro; of PromptCIR's forward pass shifts take the compiler's estimate from
-    27.7 to 15.2 ms. GPUs have good ones.
+    27.7 to 15.3 ms. GPUs have good ones.
     The default asks for the platform that the code is lowered for, which is not the
     default backend when compiling ahead of time.
 
@@ -69,14 +69,12 @@ def _backward(
     rim: int, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     x, kernel = residuals
-    on_cpu = _sums_by_rows if gradient.size > LONG else _sums_at_once
     sizes = {"size": len(kernel), "rim": rim}
-    d_kernel = jax.lax.platform_dependent(
-        x,
-        gradient,
-        cpu=partial(on_cpu, **sizes),
-        default=partial(_sums_at_once, **sizes),
-    ).reshape(kernel.shape)
+    sums = partial(_sums_at_once, **sizes)
+    if gradient.size > LONG:
+        by_rows = partial(_sums_by_rows, **sizes)
+        sums = partial(jax.lax.platform_dependent, cpu=by_rows, default=sums)
+    d_kernel = sums(x, gradient).reshape(kernel.shape)
     d_x = shifted_sums(gradient, kernel[::-1, ::-1], len(kernel) - 1 - rim)
     return d_x, d_kernel.astype(kernel.dtype)
 
@@ -86,9 +84,10 @@ shifted_sums.defvjp(_forward, _backward)
 
 # The gradient to the kernel is written out because the automatic one takes several
 # times as long on CPU: it reads both maps once for each kernel entry's sum. Here one
-# pass along the width makes all of them; where maps are large, row is added to row,
-# which takes half of that. On TPU the one pass takes 0.55 to 0.65 of the grouped
-# convolution's gradients by the compiler's estimate, and moves a fifth of the bytes.
+# pass along the width makes all of them; where maps are large, on CPU row is added
+# to row, which takes half of that. On TPU the one pass takes 0.55 to 0.65 of the
+# grouped convolution's gradients by the compiler's estimate, and moves a fifth to a
+# third of the bytes.
 def _sums_at_once(x: Array, gradient: Array, size: int, rim: int) -> Array:
     products = [(t * gradient).astype(jnp.float32) for t in taps(x, size, rim)]
     sums = jax.lax.reduce(

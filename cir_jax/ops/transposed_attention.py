@@ -1,7 +1,6 @@
 """Attention between channels, whose cost is linear in the number of pixels."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,12 +30,11 @@ def transposed_attention(
     Returns:
         The attended values, in the type of `v`.
     """
-    b, h, w, c = v.shape
     heads = temperature.shape[0]
     weights = channel_weights(*channel_products(q, k, heads), temperature)
-    v = v.reshape(b, h * w, heads, c // heads)
-    out = jnp.einsum("bnde,bpne->bpnd", weights.astype(v.dtype), v)
-    return out.reshape(b, h, w, c)
+    values = _by_head(v, heads)
+    out = jnp.einsum("bnde,bpne->bpnd", weights.astype(v.dtype), values)
+    return out.reshape(v.shape)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -57,7 +55,9 @@ def channel_products(
     return products, *squares
 
 
-def _forward(q: Array, k: Array, heads: int) -> tuple[tuple[Array, ...], Any]:
+def _forward(
+    q: Array, k: Array, heads: int
+) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
     return channel_products(q, k, heads), (q, k)
 
 

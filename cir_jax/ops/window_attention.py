@@ -208,8 +208,8 @@ def _to_keys(
 
 
 def _to_keys_on_cpu(weights: Array, x: Array) -> Array:
-    # XLA's fast products on CPU take no transposed left factor; the barriers keep it
-    # from making one of these transposes of what is small.
+    # XLA's fast products on CPU take no transposed left factor. Here the small maps are
+    # transposed instead of the weights; the barriers keep XLA from undoing that.
     x = jax.lax.optimization_barrier(x.swapaxes(-1, -2))
     y = _product("bwndq,bwnqk->bwndk", x, weights)
     return jax.lax.optimization_barrier(y).swapaxes(-1, -2)
