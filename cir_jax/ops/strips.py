@@ -3,8 +3,9 @@
 The widest maps of a network, such as the hidden ones of a feed-forward network or the
 weights of window attention, are several times what a cache holds, and each is made to
 be read once. On CPU it is faster to take the whole chain of operations from strip to
-strip of the map, and what exists at a time is a strip of the wide maps. The gradient
-computes a strip again, so that it keeps none of them either.
+strip of the map, and what exists at a time is a strip of the wide maps. Training keeps
+what the gradient needs of maps that are not too large, and computes them whole; of
+larger ones the gradient computes each strip again, so that it keeps none of them either.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,11 @@ LARGEST = 4 << 20
 """Bytes of the widest map of a strip at most. Of 1 to 16 MB, 4 and 8 were fastest on
 two cores with 0.5 MB of cache each and 32 MB shared."""
 
+KEPT = 32 << 20
+"""Bytes of the widest map, whole, up to which training keeps what the gradient needs.
+A step of PromptCIR on two 64x64 patches, whose widest is of 19 MB, takes 7 % less time
+and 1.6 times the memory than where each strip is computed again."""
+
 
 class Strips(NamedTuple):
     """How maps are cut: into strips of whole rows, or small maps into groups.
@@ -30,12 +36,14 @@ class Strips(NamedTuple):
         rows: of a strip, without its halo.
         halo: rows and columns around a strip and channel, see `with_halo`.
         count: of the strips.
+        kept: whether training computes maps whole, see `KEPT`.
     """
 
     images: int
     rows: int
     halo: int
     count: int
+    kept: bool
 
     def start(self, i: int | Array, height: int) -> tuple[int | Array, int | Array]:
         """The first map and the first row of strip i."""
@@ -58,7 +66,8 @@ def strips_of(
     fit = LARGEST // (pixel_bytes * w)
     images = _largest_divisor(b, fit // h)
     rows = h if fit >= h else unit * _largest_divisor(h // unit, fit // unit)
-    return Strips(images, rows, halo, b // images * (h // rows))
+    count = b // images * (h // rows)
+    return Strips(images, rows, halo, count, b * h * w * pixel_bytes <= KEPT)
 
 
 def _largest_divisor(number: int, limit: int) -> int:
@@ -77,7 +86,7 @@ def over_strips(
 ) -> tuple[Float[Array, "b h w c"], Any]:
     """A function of each strip, one after the other.
 
-    Nothing inside the function is kept for the gradient.
+    Of strips that are not `kept`, nothing inside the function is kept for the gradient.
 
     Args:
         function: see `Function`.
@@ -119,16 +128,23 @@ def over_strips(
 
 def _forward(
     function: Function, strips: Strips, maps: tuple[Array, ...], parameters: Any
-) -> tuple[tuple[Array, Any], tuple[tuple[Array, ...], Any]]:
+) -> tuple[tuple[Array, Any], Any]:
+    if strips.kept:
+        return jax.vjp(
+            lambda maps, parameters: function(
+                parameters, tuple(with_halo(x, strips.halo) for x in maps), 0
+            ),
+            maps,
+            parameters,
+        )
     return over_strips(function, strips, maps, parameters), (maps, parameters)
 
 
 def _backward(
-    function: Function,
-    strips: Strips,
-    residuals: tuple[tuple[Array, ...], Any],
-    gradients: tuple[Array, Any],
+    function: Function, strips: Strips, residuals: Any, gradients: tuple[Array, Any]
 ) -> tuple[tuple[Array, ...], Any]:
+    if strips.kept:
+        return residuals(gradients)
     maps, parameters = residuals
     g, g_sums = gradients
     height = g.shape[1]

@@ -18,8 +18,10 @@ from cir_jax.ops.affine import Affine
 from cir_jax.ops.layer_norm import Norm
 
 C, HIDDEN, HEADS, SIZE = 4, 6, 2, 4
-ROOM = {"maps": 1 << 20, "images": 9000, "rows": 1200}
-"""Bytes of a strip: for all maps at once, for one image, for some of its rows."""
+ROOM = {"maps": (1 << 20, 0), "images": (9000, 0), "rows": (1200, 0)}
+ROOM["kept"] = (1200, 1 << 20)
+"""Bytes of a strip: for all maps at once, for one image, for some of its rows; and of
+the maps that training keeps."""
 
 
 def arrays(*shapes):
@@ -29,7 +31,8 @@ def arrays(*shapes):
 
 @pytest.fixture(params=ROOM)
 def room(request, monkeypatch):
-    monkeypatch.setattr(strips, "LARGEST", ROOM[request.param])
+    for name, size in zip(("LARGEST", "KEPT"), ROOM[request.param], strict=True):
+        monkeypatch.setattr(strips, name, size)
     return request.param
 
 
@@ -135,30 +138,36 @@ def test_strips_are_alike_and_cover_the_maps(room, shape):
 
 def test_room_decides_what_a_strip_is(room):
     found = strips.strips_of((4, 12, 8, C), 64)
-    assert {"maps": (4, 12), "images": (1, 12), "rows": (1, 2)}[room] == found[:2]
+    sizes = {"maps": (4, 12), "images": (1, 12), "rows": (1, 2), "kept": (1, 2)}
+    assert sizes[room] == found[:2]
+    assert found.kept == (room == "kept")
 
 
 def test_the_rows_of_a_strip_are_whole_windows(monkeypatch):
     monkeypatch.setattr(strips, "LARGEST", 1)
-    assert strips.strips_of((2, 12, 8, C), 64, unit=4) == strips.Strips(1, 4, 0, 6)
+    assert strips.strips_of((2, 12, 8, C), 64, unit=4)[:4] == (1, 4, 0, 6)
 
 
-def test_memory_does_not_grow_with_the_hidden_maps(monkeypatch):
-    """One strip of what is 16 times as wide as the map, and its gradient's."""
+@pytest.mark.parametrize("kept", [False, True])
+def test_memory_does_not_grow_with_the_hidden_maps(monkeypatch, kept):
+    """One strip of what is 16 times as wide as the map; its gradient's, if not kept."""
     b, h, w = 1, 256, 32
-    monkeypatch.setattr(strips, "LARGEST", 8 * w * 2 * 16 * C * 4)  # of 8 rows
+    hidden = 16 * C
+    bytes_of_row = w * 2 * hidden * 4
+    monkeypatch.setattr(strips, "LARGEST", 8 * bytes_of_row)
+    monkeypatch.setattr(strips, "KEPT", h * bytes_of_row if kept else 0)
 
     def run(x, *kernels):
         k_in, k_d, k_out = map(Affine, kernels)
         return gated_feed_forward.in_strips(x, Norm(jnp.ones(C)), k_in, k_d, k_out)
 
-    hidden = 16 * C
     shapes = (b, h, w, C), (C, 2 * hidden), (3, 3, 2 * hidden), (hidden, C)
     arguments = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
     gradient = jax.grad(lambda *a: run(*a).sum(), argnums=(0, 1, 2, 3))
-    for function in (run, gradient):
-        analysis = jax.jit(function).lower(*arguments).compile().memory_analysis()
-        assert analysis.temp_size_in_bytes < b * h * w * 2 * hidden * 4 / 2
+    for function, large in ((run, False), (gradient, kept)):
+        program = jax.jit(function).lower(*arguments).compile()
+        temporary = program.memory_analysis().temp_size_in_bytes
+        assert (temporary > b * h * bytes_of_row / 2) == large
 
 
 @pytest.mark.parametrize(("platform", "loops"), [("cpu", True), ("tpu", False)])
