@@ -5,7 +5,7 @@ weights of window attention, are several times what a cache holds, and each is m
 be read once. On CPU it is faster to take the whole chain of operations from strip to
 strip of the map, and what exists at a time is a strip of the wide maps. Training keeps
 what the gradient needs of maps that are not too large, and computes them whole; of
-larger ones the gradient computes each strip again, so that it keeps none of them either.
+larger ones the gradient computes each strip again and keeps none of them either.
 """
 
 from collections.abc import Callable
