@@ -10,7 +10,7 @@ from math import ceil, isqrt
 from typing import Any
 
 from cir_jax.errors import UserError
-from cir_jax.models import ucip
+from cir_jax.models.ucip_blocks import makes_offsets
 
 Shapes = Mapping[str, tuple[int, ...]]
 MOST = 10_000
@@ -198,7 +198,7 @@ def _offset_every(shapes: Shapes, depths: list[int]) -> int:
         for j in range(depth)
     ]
     for every in (2, *range(1, max(depths))):
-        if there == [new for d in depths for new in ucip.makes_offsets(d, every)]:
+        if there == [new for d in depths for new in makes_offsets(d, every)]:
             return every
     raise UserError(f"no single interval gives the offset layers {there} of {depths}")
 

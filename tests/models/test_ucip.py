@@ -14,7 +14,7 @@ from cir_jax.convert import from_state_dict
 from cir_jax.errors import UserError
 from cir_jax.models import abstract_model, build_model
 from cir_jax.models.pooling import Pool
-from cir_jax.models.ucip import DPM, PTMM, SPADE
+from cir_jax.models.ucip_blocks import DPM, PTMM, SPADE
 
 TINY = tiny.UCIP | {"codecs": ("jpeg", "webp", "avif")}
 BLIND = TINY | {"mixing": "pixel", "skip": True}
