@@ -27,6 +27,7 @@ from cir_jax.models import (
     promptir,
     restormer,
     ucip,
+    ucip_blocks,
 )
 from cir_jax.ops.window_attention import relative_position_index
 from cir_jax.state_dicts import without_wrappers
@@ -52,8 +53,8 @@ _RENAMED: dict[type, dict[str, str]] = {
     promptir.PromptIR: {"patch_embed_input": "patch_embed.proj"},
     restormer.Restormer: {"patch_embed": "patch_embed.proj"},
     ucip.UCIP: {"patch_embed": "patch_embed.proj", "head": ""},
-    ucip.PTMB: {"blocks": ""},
-    ucip.SPADE: {"mlp_shared": "mlp_shared.0"},
+    ucip_blocks.PTMB: {"blocks": ""},
+    ucip_blocks.SPADE: {"mlp_shared": "mlp_shared.0"},
     ucip.Reconstruction: {"conv_before_up": "conv_before_up.0"},
 }
 # Where one network's names of shared layers differ from the others'.
@@ -94,7 +95,7 @@ _CONVOLUTION = _Layout(
 _LAYOUTS: dict[tuple[type, str], _Layout] = {
     (layers.Linear, "kernel"): _Layout("weight", np.transpose, np.transpose),
     (layers.PointwiseConv, "kernel"): _POINTWISE,
-    (ucip.AxialMixing, "kernel"): _POINTWISE,
+    (ucip_blocks.AxialMixing, "kernel"): _POINTWISE,
     (nnx.Conv, "kernel"): _CONVOLUTION,
     (layers.Conv3x3, "kernel"): _CONVOLUTION,
     (layers.DepthwiseConv, "kernel"): _Layout(
@@ -111,7 +112,7 @@ _LAYOUTS: dict[tuple[type, str], _Layout] = {
         lambda x: x.transpose(0, 3, 1, 2)[None],
         lambda x: x[0].transpose(0, 2, 3, 1),
     ),
-    (ucip.DPM, "prompt"): _Layout(
+    (ucip_blocks.DPM, "prompt"): _Layout(
         "prompt", lambda x: x[:, :, None, None], lambda x: x[:, :, 0, 0]
     ),
 }
