@@ -97,10 +97,10 @@ def over_strips(
     Returns:
         The map that the strips make, and the sums, `b ...`.
     """
-    height = maps[0].shape[1]
-    inputs = tuple(with_halo(x, strips.halo) for x in maps)
     if strips.count == 1:
-        return function(parameters, inputs, 0)
+        return _whole(function, strips, maps, parameters)
+    height = maps[0].shape[1]
+    inputs = _with_halos(strips, *maps)
 
     def add(i: Array, result: tuple[Array, Any]) -> tuple[Array, Any]:
         map_, sums = result
@@ -130,13 +130,7 @@ def _forward(
     function: Function, strips: Strips, maps: tuple[Array, ...], parameters: Any
 ) -> tuple[tuple[Array, Any], Any]:
     if strips.kept:
-        return jax.vjp(
-            lambda maps, parameters: function(
-                parameters, tuple(with_halo(x, strips.halo) for x in maps), 0
-            ),
-            maps,
-            parameters,
-        )
+        return jax.vjp(partial(_whole, function, strips), maps, parameters)
     return over_strips(function, strips, maps, parameters), (maps, parameters)
 
 
@@ -148,9 +142,7 @@ def _backward(
     maps, parameters = residuals
     g, g_sums = gradients
     height = g.shape[1]
-    inputs, to_maps = jax.vjp(
-        lambda *maps: tuple(with_halo(x, strips.halo) for x in maps), *maps
-    )
+    inputs, to_maps = jax.vjp(partial(_with_halos, strips), *maps)
 
     def add(i: Array, result: tuple[Any, Any]) -> tuple[Any, Any]:
         d_inputs, d_parameters = result
@@ -177,6 +169,16 @@ def _backward(
 
 
 over_strips.defvjp(_forward, _backward)
+
+
+def _whole(
+    function: Function, strips: Strips, maps: tuple[Array, ...], parameters: Any
+) -> tuple[Array, Any]:
+    return function(parameters, _with_halos(strips, *maps), 0)
+
+
+def _with_halos(strips: Strips, *maps: Array) -> tuple[Array, ...]:
+    return tuple(with_halo(x, strips.halo) for x in maps)
 
 
 def with_halo(x: Float[Array, "b h w c"], halo: int) -> Float[Array, "b H W d"]:
