@@ -19,12 +19,12 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 # What odd values raise where a network is put together.
 _UNBUILDABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-_SHARED = {"layers", "pooling", "prompted_unet"}  # files of no single network
+_PARTS = {"layers", "pooling", "prompted_unet", "ucip_blocks"}  # no whole network
 
 
 def model_names() -> list[str]:
     """The names that `build_model` knows: the networks' files beside this one."""
-    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - _SHARED)
+    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - _PARTS)
 
 
 def build_model(
