@@ -70,11 +70,12 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 def _backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     # Written out because XLA's gradient to the kernel can take ten times as long on
     # CPU: a convolution whose kernel is a whole map. Here what is narrower is laid out
-    # as each entry of the kernel meets it, and multiplied by the other.
+    # as each entry of the kernel meets it, and multiplied by the other. Of two alike it
+    # is the gradient's, which serves for both products.
     x, kernel = residuals
     c, d = kernel.shape[2:]
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    if d < c:
+    if d <= c:
         met = _entries(g)  # b h w 9*d, the last entry first
         d_x = met @ flipped.reshape(9 * d, c)
         d_kernel = over_pixels(x, met).reshape(c, 3, 3, d)[:, ::-1, ::-1]
