@@ -179,7 +179,7 @@ def _backward(residuals: tuple[Array, ...], g: Array) -> tuple[Array | None, ...
     g = (g * inverse).astype(v.dtype)
     d_v = _to_keys(weights, g)
     d_weights = _product("bwnqd,bwnkd->bwnqk", g, v)
-    # A product too, which XLA on CPU puts into the one above at less cost than a sum.
+    # Written as a product it takes XLA on CPU less time than as a sum.
     mean = _product("bwnqd,bwnqd->bwnq", g, out)[..., None]
     d_logits = weights * (d_weights - mean)
     # A product, because XLA sums over leading axes slowly on CPU.
